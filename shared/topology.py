@@ -1,0 +1,165 @@
+"""Every name at the broker, and the arguments it is declared with.
+
+A redeclare with other arguments is refused by RabbitMQ, so arguments are constants: to change one, change
+the name's suffix. Exchanges and queues never share a name: with one name for both, a site that may read a
+stream and write an exchange could bind one to the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shared.errors import ConfigError
+
+SLUG = re.compile(r"[a-z0-9-]{1,40}")
+#: Presence older than this says nothing any more; milliseconds, as RabbitMQ takes it.
+PRESENCE_TTL_MS = 30_000
+PRESENCE_MAX_MESSAGES = 10_000
+#: How often an assignment may be handed out before it counts as poison.
+DELIVERY_LIMIT = 10
+#: A stream's segment file; retention drops whole segments.
+STREAM_SEGMENT_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """An exchange's name and AMQP type."""
+
+    name: str
+    kind: Literal["topic", "direct", "fanout"]
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue, what it is bound to, and its AMQP arguments. A `stream` is a log."""
+
+    name: str
+    kind: Literal["stream", "quorum", "classic"]
+    exchange: str
+    key: str
+    arguments: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The names of one federation at the broker.
+
+    Raises:
+        ConfigError: the federation's name is no slug.
+    """
+
+    federation: str
+
+    def __post_init__(self) -> None:
+        check_slug("federation", self.federation)
+
+    @property
+    def rounds(self) -> str:
+        return self._name("rounds")
+
+    @property
+    def assignments(self) -> str:
+        return self._name("assignments")
+
+    @property
+    def results(self) -> str:
+        return self._name("results")
+
+    @property
+    def events(self) -> str:
+        return self._name("events")
+
+    @property
+    def checkpoints(self) -> str:
+        return self._name("checkpoints")
+
+    @property
+    def presence(self) -> str:
+        return self._name("presence")
+
+    @property
+    def dead(self) -> str:
+        return self._name("dead")
+
+    @property
+    def rounds_log(self) -> str:
+        return self._name("rounds.log")
+
+    @property
+    def results_log(self) -> str:
+        return self._name("results.log")
+
+    @property
+    def events_log(self) -> str:
+        return self._name("events.log")
+
+    @property
+    def checkpoints_log(self) -> str:
+        return self._name("checkpoints.log")
+
+    @property
+    def presence_box(self) -> str:
+        return self._name("presence.box")
+
+    @property
+    def dead_box(self) -> str:
+        return self._name("dead.box")
+
+    def assignments_of(self, site: str) -> str:
+        """The queue that a site's workers take their assignments from."""
+        check_slug("site", site)
+        return self._name(f"assignments.{site}")
+
+    def exchanges(self) -> tuple[Exchange, ...]:
+        return (
+            Exchange(self.rounds, "topic"),
+            Exchange(self.assignments, "direct"),
+            Exchange(self.results, "topic"),
+            Exchange(self.events, "topic"),
+            Exchange(self.checkpoints, "topic"),
+            Exchange(self.presence, "topic"),
+            Exchange(self.dead, "fanout"),
+        )
+
+    def queues(self) -> tuple[Queue, ...]:
+        """The queues that every federation has; sites' own come with `site_queue`."""
+        presence: Mapping[str, str | int] = {
+            "x-message-ttl": PRESENCE_TTL_MS,
+            "x-max-length": PRESENCE_MAX_MESSAGES,
+            "x-overflow": "drop-head",
+        }
+        return (
+            self._log(self.rounds_log, self.rounds),
+            self._log(self.results_log, self.results),
+            self._log(self.events_log, self.events),
+            self._log(self.checkpoints_log, self.checkpoints),
+            Queue(self.presence_box, "classic", self.presence, "#", presence),
+            Queue(self.dead_box, "classic", self.dead, ""),
+        )
+
+    def site_queue(self, site: str) -> Queue:
+        arguments: Mapping[str, str | int] = {
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": self.dead,
+        }
+        return Queue(self.assignments_of(site), "quorum", self.assignments, site, arguments)
+
+    def _name(self, suffix: str) -> str:
+        return f"warren.{self.federation}.{suffix}"
+
+    def _log(self, name: str, exchange: str) -> Queue:
+        return Queue(name, "stream", exchange, "#", {"x-stream-max-segment-size-bytes": STREAM_SEGMENT_BYTES})
+
+
+def check_slug(what: str, name: str) -> str:
+    """Returns the name if it is a slug.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not SLUG.fullmatch(name):
+        raise ConfigError(f"{what} {name!r} is no usable name: take 1 to 40 of a-z, 0-9 and '-'")
+    return name
