@@ -120,11 +120,13 @@ def split(
     if nbytes <= SINGLE_PART_BYTES:
         whole = head + body
         return [Part(message_id, kind, 0, 1, nbytes, zlib.crc32(whole), whole)]
-    slices = [body[i : i + part_bytes] for i in range(0, len(body), part_bytes)]
-    parts = 1 + len(slices)
+    pieces: list[bytes | memoryview] = [
+        head,
+        *(body[i : i + part_bytes] for i in range(0, len(body), part_bytes)),
+    ]
     return [
-        Part(message_id, kind, number, parts, nbytes, zlib.crc32(piece), piece)
-        for number, piece in enumerate([head, *slices])
+        Part(message_id, kind, number, len(pieces), nbytes, zlib.crc32(piece), piece)
+        for number, piece in enumerate(pieces)
     ]
 
 

@@ -189,7 +189,8 @@ def subtract(local: Mapping[str, npt.ArrayLike], base: Weights) -> Weights:
         new, old = np.asarray(local[name]), base.arrays[name]
         if new.shape != old.shape or new.dtype != old.dtype:
             raise MessageError(
-                f"tensor {name!r} is {new.dtype}{list(new.shape)}, the model's is {old.dtype}{list(old.shape)}"
+                f"tensor {name!r} is {new.dtype}{list(new.shape)}, "
+                f"the model's is {old.dtype}{list(old.shape)}"
             )
         if out.dtype == bool:
             np.logical_xor(new, old, out=out)
