@@ -1,0 +1,309 @@
+"""What the coordinator knows: the state, and the journal entries that make it.
+
+`apply(state, entry) -> state` is the fold over the journal. It is pure and decides nothing: deciding is
+`coordinator.rounds`, which appends entries and applies the very same ones. So a coordinator that starts,
+recovers, takes over or replays knows what the one before it knew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple
+
+from coordinator.selection import Selection
+from shared.messages import Work, order_id
+
+Row = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The part of the configuration that decides. Times in seconds."""
+
+    seed: int = 0
+    rounds: int = 1
+    buffered: bool = False
+    selection: Selection = field(default_factory=Selection)
+    minimum: int = 1
+    target: int | None = None
+    deadline_s: float = 60.0
+    on_missing: Literal["wait", "skip", "stop"] = "wait"
+    min_clients: int = 1
+    absent_s: float = 60.0
+    concurrency: int = 1
+    buffer: int = 1
+    max_staleness: int = 0
+    initial_from_site: bool = True
+    attest: bool = False
+
+
+class Phase(StrEnum):
+    """Where the federation stands."""
+
+    GATHERING = "waiting for clients"
+    INITIALISING = "initialising"
+    OPEN = "open"
+    CLOSING = "closing"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An assignment that was issued: what `shared.messages.Assignment` says to the client."""
+
+    work: Work
+    client: str
+    round: int
+    version: int
+    digest: str
+    turn: int
+    issued_at: float
+
+    @property
+    def id(self) -> str:
+        return order_id(self.work, self.client, self.round, self.digest, self.turn)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An update as it lies in the results log; `refusal` is what its bytes alone already made of it."""
+
+    id: str
+    work: str
+    client: str
+    round: int
+    version: int
+    digest: str
+    turn: int
+    offset: int
+    message_id: str
+    sender: str
+    examples: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluated: int = 0
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    nbytes: int = 0
+    error: str = ""
+    refusal: str = ""
+
+
+class Closed(NamedTuple):
+    """One accepted update in a `round-closing` entry."""
+
+    client: str
+    id: str
+    version: int
+    examples: int
+    offset: int
+    message_id: str
+    sender: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A journal entry: `at` is the leader's clock in seconds since 1970; long lists travel in `rows`."""
+
+    kind: str
+    at: float
+    data: Mapping[str, Any] = field(default_factory=dict)
+    rows: Sequence[Any] = ()
+
+
+#: What an answer made of its order.
+Outcome = Literal["accepted", "failed", "refused"]
+COUNTS = ("accepted", "late", "duplicate", "refused", "failed")
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything known of one federation. Never changed, only replaced.
+
+    `orders` are the assignments of the last `max_staleness + 1` versions, by id; `waiting` are those that
+    the coordinator still waits for; `outcome` says how others were answered; `superseded` are those that a
+    later one stands in for. `accepted` are the answers that the round will count as things stand, in log
+    order. `decided` is the results offset up to
+    which every update has its verdict in a closed round; `read_from` the lowest offset that is still needed.
+    """
+
+    rules: Rules
+    run: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    phase: Phase = Phase.GATHERING
+    clients: Mapping[str, str] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
+    seen: Mapping[str, float] = field(default_factory=dict)
+    round: int = 0
+    version: int = -1
+    digest: str = ""
+    chain: Mapping[int, str] = field(default_factory=lambda: {-1: ""})
+    opened_at: float = 0.0
+    deadline_at: float = 0.0
+    target: int | None = None
+    cohort: tuple[str, ...] = ()
+    orders: Mapping[str, Order] = field(default_factory=dict)
+    waiting: Mapping[str, Order] = field(default_factory=dict)
+    outcome: Mapping[str, Outcome] = field(default_factory=dict)
+    superseded: frozenset[str] = frozenset()
+    dead: Mapping[str, str] = field(default_factory=dict)
+    accepted: Mapping[str, Answer] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    refusals: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    draws: int = 0
+    closing: tuple[Closed, ...] = ()
+    skipping: bool = False
+    decided: int = -1
+    read_from: int = -1
+    outcome_code: int | None = None
+    outcome_reason: str = ""
+
+    @property
+    def present(self) -> list[str]:
+        """The registered clients whose sites aren't absent."""
+        return [client for client, site in self.clients.items() if site not in self.absent]
+
+    @property
+    def sites(self) -> set[str]:
+        return set(self.clients.values())
+
+    def answered(self, id_: str, outcome: Outcome) -> State:
+        """The state once the order has that outcome and nobody waits for it."""
+        return replace(self, outcome={**self.outcome, id_: outcome}, waiting=_without(self.waiting, {id_}))
+
+
+def apply(state: State, entry: Entry) -> State:
+    """The state after an entry. Kinds that change nothing that decides are passed through."""
+    change = _APPLY.get(entry.kind)
+    return change(state, entry) if change else state
+
+
+def _started(state: State, entry: Entry) -> State:
+    return replace(state, run=entry.data["run"], config=entry.data["config"])
+
+
+def _registered(state: State, entry: Entry) -> State:
+    new = {f"{site}/{partition}": site for site, partitions in entry.rows for partition in partitions}
+    return replace(state, clients={**state.clients, **new})
+
+
+def _absent(state: State, entry: Entry) -> State:
+    return replace(state, absent=state.absent | set(entry.rows))
+
+
+def _present(state: State, entry: Entry) -> State:
+    return replace(state, absent=state.absent - set(entry.rows))
+
+
+def _opened(state: State, entry: Entry) -> State:
+    state = replace(
+        state,
+        phase=Phase.OPEN,
+        round=entry.data["round"],
+        opened_at=entry.at,
+        deadline_at=entry.data["deadline_at"],
+        target=entry.data["target"],
+        cohort=tuple(entry.rows),
+        **_remembered(state),
+    )
+    return _ordered(state, "train", [(client, 0, "") for client in entry.rows], entry.at)
+
+
+def _assigned(state: State, entry: Entry) -> State:
+    data = entry.data
+    work: Work = data["work"]
+    state = replace(state, draws=data["draws"], deadline_at=data["deadline_at"])
+    if work == "initialise":
+        state = replace(state, phase=Phase.INITIALISING)
+    return _ordered(state, work, entry.rows, entry.at)
+
+
+def _ordered(state: State, work: Work, rows: Sequence[Row], at: float) -> State:
+    made = [
+        Order(work, client, state.round, state.version, state.digest, turn, at) for client, turn, _ in rows
+    ]
+    replaced = {before for _, _, before in rows if before}
+    new = {order.id: order for order in made}
+    return replace(
+        state,
+        orders={**state.orders, **new},
+        waiting={**_without(state.waiting, replaced), **new},
+        superseded=state.superseded | replaced,
+    )
+
+
+def _failed(state: State, entry: Entry) -> State:
+    id_ = entry.data["id"]
+    dead = {**state.dead, id_: entry.data["reason"]}
+    return replace(state, dead=dead, waiting=_without(state.waiting, {id_}))
+
+
+def _closing(state: State, entry: Entry) -> State:
+    return replace(
+        state,
+        phase=Phase.CLOSING,
+        closing=tuple(Closed(*row) for row in entry.rows),
+        skipping=entry.data["skipped"],
+        decided=entry.data["decided"],
+        read_from=entry.data["read_from"],
+    )
+
+
+def _closed(state: State, entry: Entry) -> State:
+    version, digest = entry.data["version"], entry.data["digest"]
+    return replace(
+        state,
+        phase=Phase.GATHERING,
+        version=version,
+        digest=digest,
+        chain={**state.chain, version: digest},
+        cohort=(),
+        accepted={},
+        counts={},
+        refusals={},
+    )
+
+
+def _finished(state: State, entry: Entry) -> State:
+    return replace(
+        state,
+        phase=Phase.FINISHED,
+        outcome_code=entry.data["code"],
+        outcome_reason=entry.data["reason"],
+    )
+
+
+def _remembered(state: State) -> dict[str, Any]:
+    """Drops what belongs to versions too old to count.
+
+    In rounds mode nobody waits for older rounds' orders: what they still bring is a gift. In buffered mode
+    an order keeps its place until it is answered or overdue, however old its version.
+    """
+    oldest = state.version - state.rules.max_staleness
+    waiting = state.waiting if state.rules.buffered else {}
+    orders = {id_: order for id_, order in state.orders.items() if order.version >= oldest or id_ in waiting}
+    return {
+        "orders": orders,
+        "waiting": {id_: order for id_, order in waiting.items() if id_ in orders},
+        "outcome": {id_: outcome for id_, outcome in state.outcome.items() if id_ in orders},
+        "superseded": state.superseded & orders.keys(),
+        "dead": {id_: reason for id_, reason in state.dead.items() if id_ in orders},
+    }
+
+
+def _without(orders: Mapping[str, Order], ids: Collection[str]) -> Mapping[str, Order]:
+    return {id_: order for id_, order in orders.items() if id_ not in ids} if ids else orders
+
+
+_APPLY = {
+    "federation-started": _started,
+    "registered": _registered,
+    "absent": _absent,
+    "present": _present,
+    "round-opened": _opened,
+    "assigned": _assigned,
+    "failed": _failed,
+    "round-closing": _closing,
+    "round-closed": _closed,
+    "finished": _finished,
+}

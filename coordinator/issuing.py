@@ -1,0 +1,126 @@
+"""Who is asked: cohorts, buffered mode's slots, replacements, second requests, the initial weights."""
+
+from __future__ import annotations
+
+from coordinator.closing import close, finish, last_reason
+from coordinator.facts import Order, Phase, State
+from coordinator.moves import Issue, Turn
+from coordinator.selection import cohort, ranking
+
+
+def move_on(turn: Turn, now: float) -> None:
+    """Opens what can be opened, now that clients or a version have come."""
+    state = turn.state
+    if state.phase is Phase.OPEN and state.rules.buffered:
+        fill(turn, now)
+    elif state.phase is Phase.GATHERING and state.version < 0:
+        _initialise(turn, now)
+    elif state.phase is Phase.GATHERING and len(state.present) >= _wanted(state):
+        _open(turn, now)
+
+
+def _wanted(state: State) -> int:
+    """Clients without whom a round isn't opened: for the first one, all that the user asked to wait for."""
+    rules = state.rules
+    least = 1 if rules.buffered else rules.minimum
+    return max(least, rules.min_clients) if state.round == 0 else least
+
+
+def _initialise(turn: Turn, now: float) -> None:
+    if not turn.state.rules.initial_from_site:
+        close(turn, now, ())
+    elif turn.state.present:
+        client = turn.state.present[0]
+        turn.assign(now, "initialise", [(client, 0, "")], now + turn.state.rules.deadline_s)
+
+
+def _open(turn: Turn, now: float) -> None:
+    state, rules = turn.state, turn.state.rules
+    number = state.round + 1
+    chosen = () if rules.buffered else cohort(state.present, rules.selection, rules.seed, number)
+    data = {
+        "round": number,
+        "version": state.version,
+        "digest": state.digest,
+        "deadline_at": now + rules.deadline_s,
+    }
+    turn.append("round-opened", now, data, list(chosen))
+    if rules.buffered:
+        fill(turn, now)
+    else:
+        turn.do(Issue(tuple(turn.state.waiting.values())))
+
+
+def fill(turn: Turn, now: float) -> None:
+    """Buffered mode: keeps `concurrency` assignments out."""
+    state, rules = turn.state, turn.state.rules
+    overdue = [o for o in state.waiting.values() if o.issued_at + rules.deadline_s <= now]
+    free = rules.concurrency - len(state.waiting) + len(overdue)
+    if free <= 0:
+        return
+    busy = {o.client for o in state.waiting.values()} - {o.client for o in overdue}
+    busy |= {
+        o.client
+        for id_, o in state.orders.items()
+        if o.version == state.version
+        and o.issued_at + rules.deadline_s > now
+        and (state.outcome.get(id_) in ("failed", "refused") or id_ in state.dead)
+    }
+    eligible = [client for client in state.present if client not in busy]
+    chosen = ranking(eligible, rules.seed, state.draws)[:free]
+    if not chosen:
+        return
+    # An overdue order goes with the next one issued, whoever gets it: its place is taken.
+    before = [o.id for o in overdue][: len(chosen)] + [""] * (len(chosen) - len(overdue))
+    turns = _next_turns(state)
+    rows = [(client, turns.get(client, 0), id_) for client, id_ in zip(chosen, before, strict=True)]
+    turn.assign(now, "train", rows, now + rules.deadline_s)
+
+
+def _next_turns(state: State) -> dict[str, int]:
+    """The turn of each client's next order in the open round; one that isn't there begins at 0."""
+    turns: dict[str, int] = {}
+    for order in state.orders.values():
+        if order.round == state.round:
+            turns[order.client] = max(turns.get(order.client, 0), order.turn + 1)
+    return turns
+
+
+def replacement(turn: Turn, now: float, order: Order) -> None:
+    state, rules = turn.state, turn.state.rules
+    if rules.buffered or state.phase is not Phase.OPEN or order.round != state.round:
+        return
+    if order.id in state.superseded:
+        return
+    asked = {o.client for o in state.orders.values() if o.round == state.round}
+    others = [client for client in state.present if client not in asked]
+    if others:
+        chosen = ranking(others, rules.seed, state.round)[0]
+        turn.assign(now, "train", [(chosen, 0, order.id)], state.deadline_at)
+
+
+def ask_again(turn: Turn, now: float) -> None:
+    """`wait`: the clients that brought nothing are asked once more, with the next turn."""
+    state = turn.state
+    have = {answer.client for answer in state.accepted.values()}
+    waiting = {order.client: id_ for id_, order in state.waiting.items()}
+    turns = _next_turns(state)
+    missing = sorted(client for client in turns if client not in have)
+    rows = [(client, turns[client], waiting.get(client, "")) for client in missing]
+    turn.assign(now, "train", rows, now + state.rules.deadline_s)
+
+
+def initialise_elsewhere(turn: Turn, now: float) -> None:
+    """Asks the next client for the initial weights; when all were asked, the federation has failed."""
+    state = turn.state
+    asked = {order.client for order in state.orders.values()}
+    others = [client for client in state.present if client not in asked]
+    if others:
+        before = next(iter(state.waiting), "")
+        turn.assign(now, "initialise", [(others[0], 0, before)], now + state.rules.deadline_s)
+    elif not state.waiting:
+        finish(turn, now, 4, f"no client could make the initial weights ({last_reason(state)})")
+    else:
+        order = next(iter(state.waiting.values()))
+        rows = [(order.client, order.turn + 1, order.id)]
+        turn.assign(now, "initialise", rows, now + state.rules.deadline_s)

@@ -1,0 +1,251 @@
+"""The state machine: `step(state, event) -> (state, commands)`. No I/O, no clock, no randomness of its own.
+
+Whatever changes a decision becomes a journal entry, and the same entry changes the state
+(`coordinator.facts.apply`). Commands are carried out in order, and an `Append` is confirmed before the next
+one: that is the write-ahead rule. Verdicts on updates are no entries of their own: they follow from the
+results log, and the `round-closing` entry fixes those that counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coordinator.closing import close, finish, freshest, quorum_lost
+from coordinator.facts import Answer, Phase, State
+from coordinator.issuing import ask_again, fill, initialise_elsewhere, move_on, replacement
+from coordinator.moves import (
+    Admit,
+    Answered,
+    CaughtUp,
+    Command,
+    Died,
+    Event,
+    Fold,
+    Folded,
+    Forget,
+    Issue,
+    Ruled,
+    Seen,
+    Started,
+    Tick,
+    Turn,
+)
+from coordinator.validation import Verdict, judge
+from shared.errors import WarrenError
+
+#: Offsets kept of the updates that were refused for one reason in one round; the rest is only counted.
+MAX_REFUSED_OFFSETS = 20
+
+
+class ImpossibleEvent(WarrenError):
+    """Raised when the driver feeds an event that cannot happen in the state's phase."""
+
+
+def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
+    """What follows from an event.
+
+    Raises:
+        ImpossibleEvent: the driver broke the order of things.
+    """
+    turn = Turn(state)
+    match event:
+        case Started():
+            turn.append("federation-started", event.now, {"run": event.run, "config": dict(event.config)})
+        case Seen():
+            _seen(turn, event)
+        case Answered():
+            _answered(turn, event)
+        case Died():
+            _died(turn, event)
+        case Tick():
+            _tick(turn, event.now)
+        case Folded():
+            _folded(turn, event)
+        case CaughtUp():
+            _caught_up(turn, event)
+    return turn.state, turn.commands()
+
+
+def next_wake(state: State) -> float | None:
+    """When the state wants its next Tick at the latest; None if only news can move it."""
+    times = [at + state.rules.absent_s for site, at in state.seen.items() if site not in state.absent]
+    if state.phase in (Phase.OPEN, Phase.INITIALISING):
+        times.append(state.deadline_at)
+        if state.rules.buffered:
+            times += [order.issued_at + state.rules.deadline_s for order in state.waiting.values()]
+    return min(times, default=None)
+
+
+# --- clients come and go
+
+
+def _seen(turn: Turn, event: Seen) -> None:
+    if turn.state.phase is Phase.FINISHED:
+        return
+    turn.state = replace(turn.state, seen={**turn.state.seen, event.site: event.now})
+    new = [p for p in event.partitions if f"{event.site}/{p}" not in turn.state.clients]
+    if event.site not in turn.state.sites:
+        turn.do(Admit(event.site))
+    if new:
+        turn.append("registered", event.now, {}, [[event.site, new]])
+    if event.site in turn.state.absent:
+        turn.append("present", event.now, {}, [event.site])
+    move_on(turn, event.now)
+
+
+def _absences(turn: Turn, now: float) -> None:
+    state = turn.state
+    gone = sorted(
+        site
+        for site, at in state.seen.items()
+        if at + state.rules.absent_s <= now and site not in state.absent
+    )
+    if gone:
+        turn.append("absent", now, {}, gone)
+
+
+# --- answers come in
+
+
+def _answered(turn: Turn, event: Answered) -> None:
+    answer = event.answer
+    verdict = judge(turn.state, answer)
+    turn.state = _counted(
+        replace(turn.state, decided=event.position, read_from=event.read_from), answer, verdict
+    )
+    turn.do(Ruled(answer, verdict))
+    if verdict.ruling == "accepted":
+        turn.state = replace(
+            turn.state.answered(answer.id, "accepted"), accepted={**turn.state.accepted, answer.id: answer}
+        )
+    else:
+        turn.do(Forget(answer))
+        if verdict.ruling in ("failed", "refused") and verdict.its_own:
+            _without(turn, event.now, answer.id, verdict.ruling)
+        elif verdict.ruling == "late" and answer.id in turn.state.waiting:
+            turn.state = turn.state.answered(answer.id, "accepted")
+    _after_answer(turn, event.now)
+
+
+def _counted(state: State, answer: Answer, verdict: Verdict) -> State:
+    counts = {**state.counts, verdict.ruling: state.counts.get(verdict.ruling, 0) + 1}
+    if verdict.ruling not in ("refused", "failed"):
+        return replace(state, counts=counts)
+    reason = f"{verdict.ruling}: {verdict.reason}"
+    known, offsets = state.refusals.get(reason, (0, ()))
+    if len(offsets) < MAX_REFUSED_OFFSETS:
+        offsets = (*offsets, answer.offset)
+    return replace(state, counts=counts, refusals={**state.refusals, reason: (known + 1, offsets)})
+
+
+def _without(turn: Turn, now: float, id_: str, ruling: str) -> None:
+    """An order came to nothing: another client takes its place, if there is one."""
+    order = turn.state.orders[id_]
+    if turn.state.outcome.get(id_) is None:
+        turn.state = turn.state.answered(id_, "refused" if ruling == "refused" else "failed")
+    replacement(turn, now, order)
+
+
+def _died(turn: Turn, event: Died) -> None:
+    order = turn.state.waiting.get(event.id)
+    if order is None:
+        return
+    turn.append("failed", event.now, {"id": event.id, "client": order.client, "reason": event.reason})
+    replacement(turn, event.now, order)
+    _after_answer(turn, event.now)
+
+
+def _after_answer(turn: Turn, now: float) -> None:
+    """Closes the round if it has what it wants."""
+    state, rules = turn.state, turn.state.rules
+    if state.phase is Phase.INITIALISING:
+        _after_initialise(turn, now)
+    elif state.phase is Phase.OPEN and rules.buffered:
+        if len(state.accepted) >= rules.buffer:
+            close(turn, now, tuple(state.accepted.values()))
+        else:
+            fill(turn, now)
+    elif state.phase is Phase.OPEN:
+        chosen = freshest(state.accepted.values())
+        enough = rules.target is not None and len(chosen) >= rules.target
+        if enough or (not state.waiting and len(chosen) >= rules.minimum):
+            close(turn, now, chosen)
+
+
+def _after_initialise(turn: Turn, now: float) -> None:
+    state = turn.state
+    if state.accepted:
+        close(turn, now, tuple(state.accepted.values())[:1])
+    elif not state.waiting:
+        initialise_elsewhere(turn, now)
+
+
+# --- time passes
+
+
+def _tick(turn: Turn, now: float) -> None:
+    if turn.state.phase is Phase.FINISHED:
+        return
+    _absences(turn, now)
+    state, rules = turn.state, turn.state.rules
+    if state.phase is Phase.OPEN and rules.buffered:
+        fill(turn, now)
+        if not turn.state.waiting and turn.state.deadline_at <= now and rules.on_missing == "stop":
+            quorum_lost(turn, now)
+    elif state.phase in (Phase.OPEN, Phase.INITIALISING) and state.deadline_at <= now:
+        _deadline(turn, now)
+    else:
+        move_on(turn, now)
+
+
+def _deadline(turn: Turn, now: float) -> None:
+    state, rules = turn.state, turn.state.rules
+    if state.phase is Phase.INITIALISING:
+        initialise_elsewhere(turn, now)
+        return
+    chosen = freshest(state.accepted.values())
+    if len(chosen) >= rules.minimum:
+        close(turn, now, chosen)
+    elif rules.on_missing == "stop":
+        quorum_lost(turn, now)
+    elif rules.on_missing == "skip":
+        close(turn, now, (), skipped=True)
+    else:
+        ask_again(turn, now)
+
+
+def _folded(turn: Turn, event: Folded) -> None:
+    state = turn.state
+    if state.phase is not Phase.CLOSING:
+        raise ImpossibleEvent(f"a model was folded while the federation is {state.phase}")
+    data = {
+        **event.notes,
+        "round": state.round,
+        "parent": state.digest,
+        "version": state.version + (not state.skipping),
+        "digest": event.digest,
+        "skipped": state.skipping,
+    }
+    turn.append("round-closed", event.now, data)
+    if state.round >= state.rules.rounds:
+        finish(turn, event.now, 0, "all rounds are done")
+    else:
+        move_on(turn, event.now)
+
+
+# --- a new leader goes on
+
+
+def _caught_up(turn: Turn, event: CaughtUp) -> None:
+    state = turn.state
+    if state.phase is Phase.FINISHED:
+        return
+    turn.state = replace(state, seen={**dict.fromkeys(state.sites, event.now), **state.seen})
+    if state.phase is Phase.CLOSING:
+        turn.do(Fold(state.closing))
+        return
+    orders = tuple(order for id_, order in state.waiting.items() if id_ in event.unsure)
+    if orders:
+        turn.do(Issue(orders))
+    _after_answer(turn, event.now)
+    move_on(turn, event.now)

@@ -1,0 +1,87 @@
+"""May this update count? Each answer gets one verdict, from the state and the answer alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from coordinator.facts import Answer, Order, Phase, State
+from shared.messages import order_id
+
+Ruling = Literal["accepted", "late", "duplicate", "refused", "failed"]
+
+#: More examples than that are no honest count (and would drown the others).
+MAX_EXAMPLES = 1 << 40
+CLIENT = re.compile(r"[a-z0-9-]{1,40}/[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an answer is worth, and why. `its_own`: it came from its client's site, and settles the order."""
+
+    ruling: Ruling
+    reason: str = ""
+    its_own: bool = True
+
+
+def judge(state: State, answer: Answer) -> Verdict:
+    """The verdict on an answer, as the state stands when the log reaches it.
+
+    The key is the assignment id: the first valid answer counts; a success stands in for an earlier failure.
+    """
+    stranger = _stranger(state, answer)
+    if stranger:
+        return Verdict("refused", stranger, its_own=False)
+    order = state.orders.get(answer.id)
+    if order is None:
+        return _forgotten(state, answer)
+    if (order.client, order.round, order.digest) != (answer.client, answer.round, answer.digest):
+        return Verdict("refused", "it contradicts its own assignment", its_own=False)
+    return _of_order(state, order, answer)
+
+
+def _of_order(state: State, order: Order, answer: Answer) -> Verdict:
+    before = state.outcome.get(answer.id)
+    if before == "accepted":
+        return Verdict("duplicate")
+    refusal = answer.refusal or _absurd(answer)
+    if refusal:
+        return Verdict("refused", refusal)
+    if answer.error:
+        return Verdict("failed" if before is None else "duplicate", answer.error)
+    if order.work == "initialise" and state.phase is not Phase.INITIALISING:
+        return Verdict("late", "the model has its initial weights")
+    if state.version - order.version > state.rules.max_staleness:
+        return Verdict("late", f"{state.version - order.version} versions behind")
+    return Verdict("accepted")
+
+
+def _stranger(state: State, answer: Answer) -> str:
+    """Why the answer is not from a client of its sender's, "" if it is."""
+    site = state.clients.get(answer.client)
+    if site is None:
+        return f"client {answer.client[:100]!r} is not registered"
+    if state.rules.attest and answer.sender != site:
+        return f"login {answer.sender[:100]!r} does not speak for site {site!r}"
+    return ""
+
+
+def _forgotten(state: State, answer: Answer) -> Verdict:
+    """An answer whose order isn't known: an old one that is too late, or none of ours."""
+    claimed = order_id(answer.work, answer.client, answer.round, answer.digest, answer.turn)
+    if claimed != answer.id:
+        return Verdict("refused", "its assignment id is not that of what it answers", its_own=False)
+    if state.chain.get(answer.version) != answer.digest:
+        return Verdict("refused", "its base is no version of this model", its_own=False)
+    if state.version - answer.version > state.rules.max_staleness:
+        return Verdict("late", f"{state.version - answer.version} versions behind")
+    return Verdict("refused", "it was not assigned", its_own=False)
+
+
+def _absurd(answer: Answer) -> str:
+    if answer.error or answer.work != "train":
+        return ""
+    if not 0 < answer.examples <= MAX_EXAMPLES:
+        return f"it claims {answer.examples} examples"
+    return ""
