@@ -73,9 +73,10 @@ def finish(turn: Turn, now: float, code: int, reason: str) -> None:
 
 def quorum_lost(turn: Turn, now: float) -> None:
     state = turn.state
-    reason = f"round {state.round} had {len(state.accepted)} of at least {state.rules.minimum} updates at its deadline"
+    least = state.rules.minimum
+    reason = f"round {state.round} had {len(state.accepted)} of at least {least} updates at its deadline"
     finish(turn, now, 4, f"{reason} ({last_reason(state)})")
 
 
 def last_reason(state: State) -> str:
-    return next(reversed(state.refusals), "no client said why")
+    return next(reversed(list(state.refusals)), "no client said why")

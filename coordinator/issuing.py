@@ -43,6 +43,7 @@ def _open(turn: Turn, now: float) -> None:
         "version": state.version,
         "digest": state.digest,
         "deadline_at": now + rules.deadline_s,
+        "target": rules.target or rules.selection.target(len(state.present)),
     }
     turn.append("round-opened", now, data, list(chosen))
     if rules.buffered:

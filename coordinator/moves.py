@@ -66,6 +66,13 @@ class Folded:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """A new leader has read the journal, and not yet the results log."""
+
+    now: float
+
+
+@dataclass(frozen=True)
 class CaughtUp:
     """A new leader has read the logs to their end; `unsure` are the orders that may never have gone out."""
 
@@ -73,7 +80,7 @@ class CaughtUp:
     unsure: frozenset[str]
 
 
-Event = Started | Seen | Answered | Died | Tick | Folded | CaughtUp
+Event = Started | Seen | Answered | Died | Tick | Folded | Resumed | CaughtUp
 
 
 # --- commands: what the driver shall do

@@ -24,6 +24,7 @@ from coordinator.moves import (
     Folded,
     Forget,
     Issue,
+    Resumed,
     Ruled,
     Seen,
     Started,
@@ -61,18 +62,25 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             _tick(turn, event.now)
         case Folded():
             _folded(turn, event)
+        case Resumed():
+            if state.phase is Phase.CLOSING:
+                turn.do(Fold(state.closing))
         case CaughtUp():
             _caught_up(turn, event)
     return turn.state, turn.commands()
 
 
-def next_wake(state: State) -> float | None:
+def next_wake(state: State, now: float) -> float | None:
     """When the state wants its next Tick at the latest; None if only news can move it."""
-    times = [at + state.rules.absent_s for site, at in state.seen.items() if site not in state.absent]
+    rules = state.rules
+    times = [at + rules.absent_s for site, at in state.seen.items() if site not in state.absent]
     if state.phase in (Phase.OPEN, Phase.INITIALISING):
-        times.append(state.deadline_at)
-        if state.rules.buffered:
-            times += [order.issued_at + state.rules.deadline_s for order in state.waiting.values()]
+        due = [state.deadline_at]
+        if rules.buffered and state.phase is Phase.OPEN:
+            # What is overdue and could not be given to another client waits for news, not for time.
+            due += [order.issued_at + rules.deadline_s for order in state.waiting.values()]
+            due = [at for at in due if at > now]
+        times += due
     return min(times, default=None)
 
 
@@ -167,7 +175,7 @@ def _after_answer(turn: Turn, now: float) -> None:
             fill(turn, now)
     elif state.phase is Phase.OPEN:
         chosen = freshest(state.accepted.values())
-        enough = rules.target is not None and len(chosen) >= rules.target
+        enough = state.target is not None and len(chosen) >= state.target
         if enough or (not state.waiting and len(chosen) >= rules.minimum):
             close(turn, now, chosen)
 
@@ -241,9 +249,6 @@ def _caught_up(turn: Turn, event: CaughtUp) -> None:
     if state.phase is Phase.FINISHED:
         return
     turn.state = replace(state, seen={**dict.fromkeys(state.sites, event.now), **state.seen})
-    if state.phase is Phase.CLOSING:
-        turn.do(Fold(state.closing))
-        return
     orders = tuple(order for id_, order in state.waiting.items() if id_ in event.unsure)
     if orders:
         turn.do(Issue(orders))

@@ -31,6 +31,10 @@ class Selection:
         """Clients that are assigned so that the needed ones answer."""
         return min(math.ceil(self.needed(available) * self.over_select), available)
 
+    def target(self, available: int) -> int | None:
+        """Updates that close a round early; None: only the whole cohort's do."""
+        return self.needed(available) if self.over_select > 1 else None
+
 
 def ranking(clients: Iterable[str], seed: int, draw: int) -> list[str]:
     """The clients in the random order of this draw; the first m of it are a uniform sample of m."""

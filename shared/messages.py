@@ -45,7 +45,7 @@ class Message:
         if header.get("kind") != cls.KIND:
             raise MessageError(f"expected a message of kind {cls.KIND!r}, got {header.get('kind')!r}")
         given = {key: value for key, value in header.items() if key not in ("protocol", "kind")}
-        hints = _hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]
         if given.keys() != hints.keys():
             odd = sorted(given.keys() ^ hints.keys())
             raise MessageError(f"{cls.KIND}: fields missing or not known: {', '.join(map(repr, odd[:5]))}")
