@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +12,6 @@ Ruling = Literal["accepted", "late", "duplicate", "refused", "failed"]
 
 #: More examples than that are no honest count (and would drown the others).
 MAX_EXAMPLES = 1 << 40
-CLIENT = re.compile(r"[a-z0-9-]{1,40}/[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +28,8 @@ def judge(state: State, answer: Answer) -> Verdict:
 
     The key is the assignment id: the first valid answer counts; a success stands in for an earlier failure.
     """
+    if not answer.client:
+        return Verdict("refused", answer.refusal, its_own=False)
     stranger = _stranger(state, answer)
     if stranger:
         return Verdict("refused", stranger, its_own=False)

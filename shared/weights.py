@@ -111,6 +111,15 @@ class Layout:
         """Bytes of the payload."""
         return self.tensors[-1].offset + self.tensors[-1].nbytes if self.tensors else 0
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the layout's canonical JSON, in hex."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    def canonical(self) -> bytes:
+        """The layout as JSON without spaces: what digests are made of."""
+        return json.dumps(self.to_wire(), separators=(",", ":")).encode()
+
     def __len__(self) -> int:
         return len(self.tensors)
 
@@ -166,7 +175,7 @@ class Weights:
 
 def digest_of(layout: Layout, payload: Buffer) -> str:
     """SHA-256, in hex, over the layout's canonical JSON, a zero byte, and the payload."""
-    sha = hashlib.sha256(json.dumps(layout.to_wire(), separators=(",", ":")).encode())
+    sha = hashlib.sha256(layout.canonical())
     sha.update(b"\0")
     sha.update(payload)
     return sha.hexdigest()

@@ -1,0 +1,285 @@
+"""The federation's TOML, typed and checked. See the README for every key; here are their types and bounds."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from coordinator.facts import Rules
+from coordinator.selection import Selection
+from shared.errors import ConfigError
+from shared.messages import Scalar
+
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Table(BaseModel):
+    """A TOML table: no key that isn't known, no change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Federation(Table):
+    name: Slug
+    rounds: Count = 10
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    mode: Literal["rounds", "buffered"] = "rounds"
+
+
+class Model(Table):
+    initial: str = "site"
+
+
+class Cohort(Table):
+    select: Literal["all", "random"] = "all"
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    size: Count | None = None
+    minimum: Count = 1
+    target: Count | None = None
+    over_select: Annotated[float, Field(ge=1)] = 1.0
+    deadline_s: Positive = 60.0
+    on_missing: Literal["wait", "skip", "stop"] = "wait"
+    min_clients: Count = 1
+    absent_s: Positive = 60.0
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        random = self.select == "random"
+        if random and (self.fraction is None) == (self.size is None):
+            raise ValueError('select = "random" takes either fraction or size')
+        if not random and (self.fraction is not None or self.size is not None):
+            raise ValueError('fraction and size go with select = "random"')
+        if self.target is not None and self.target < self.minimum:
+            raise ValueError(
+                f"target ({self.target}) is below minimum ({self.minimum}): no round could close on it"
+            )
+        if self.size is not None and self.size < self.minimum:
+            raise ValueError(f"size ({self.size}) is below minimum ({self.minimum}): no round could close")
+        return self
+
+
+class Buffered(Table):
+    concurrency: Count = 8
+    buffer: Count = 4
+    normalise: Literal["count", "weights"] = "count"
+
+
+class Staleness(Table):
+    max: Annotated[int, Field(ge=0)] = 0
+    discount: Literal["constant", "polynomial", "hinge"] = "polynomial"
+    exponent: Annotated[float, Field(ge=0)] = 0.5
+    a: Positive = 10.0
+    b: Annotated[int, Field(ge=0)] = 4
+
+
+class Aggregation(Table):
+    rule: Literal["mean"] = "mean"
+
+
+class Server(Table):
+    optimizer: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = "fedavg"
+    learning_rate: Positive = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tau: Positive | None = None
+
+
+class Evaluation(Table):
+    each_round: bool = True
+
+
+class Security(Table):
+    attest: bool = False
+
+
+class LocalSite(Table):
+    name: Slug
+    data: str
+    workers: Count = 1
+    trainer: str | None = None
+    params: dict[str, Any] | None = None
+
+
+class Local(Table):
+    trainer: str = ""
+    params: dict[str, Any] = {}
+    sites: tuple[LocalSite, ...] = ()
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [site.name for site in self.sites]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"site {sorted(twice)[0]!r} stands twice")
+        for site in self.sites:
+            if not (site.trainer or self.trainer):
+                raise ValueError(f"site {site.name!r} has no trainer: name one in [local] or at the site")
+        return self
+
+
+class Config(Table):
+    """One federation. `local` describes processes here and is no part of the digest."""
+
+    federation: Federation
+    model: Model = Model()
+    training: dict[str, Scalar] = {}
+    cohort: Cohort = Cohort()
+    buffered: Buffered = Buffered()
+    staleness: Staleness = Staleness()
+    aggregation: Aggregation = Aggregation()
+    server: Server = Server()
+    evaluation: Evaluation = Evaluation()
+    security: Security = Security()
+    local: Local = Local()
+
+    @property
+    def name(self) -> str:
+        return self.federation.name
+
+    def binding(self) -> dict[str, Any]:
+        """What every run of the federation must agree on."""
+        return self.model_dump(mode="json", exclude={"local"}, exclude_none=True)
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of the binding part."""
+        return hashlib.sha256(json.dumps(self.binding(), sort_keys=True).encode()).hexdigest()
+
+    def normalise(self) -> Literal["count", "weights"]:
+        """How weights become a mean: by example counts in rounds; in buffered mode as the table says."""
+        return self.buffered.normalise if self.federation.mode == "buffered" else "weights"
+
+    def assignment_expiry_s(self) -> float:
+        return self.cohort.deadline_s * (self.staleness.max + 1)
+
+    def rules(self) -> Rules:
+        """The part that decides, for the state machine."""
+        cohort = self.cohort
+        return Rules(
+            seed=self.federation.seed,
+            rounds=self.federation.rounds,
+            buffered=self.federation.mode == "buffered",
+            selection=Selection(cohort.fraction, cohort.size, cohort.over_select),
+            minimum=cohort.minimum,
+            target=cohort.target,
+            deadline_s=cohort.deadline_s,
+            on_missing=cohort.on_missing,
+            min_clients=max(cohort.min_clients, cohort.minimum),
+            absent_s=cohort.absent_s,
+            concurrency=self.buffered.concurrency,
+            buffer=self.buffered.buffer,
+            max_staleness=self.staleness.max,
+            initial_from_site=self.model.initial == "site",
+            attest=self.security.attest,
+        )
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a TOML file; `overrides` are `table.key=value`. Paths in it become relative to its folder.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or a key is wrong; the sentence names it.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}: name a federation's TOML file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder: name a federation's TOML file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+    for override in overrides:
+        _override(raw, override)
+    return _rooted(parse(raw, str(path)), path.parent)
+
+
+def parse(raw: Mapping[str, Any], source: str) -> Config:
+    """The configuration in a parsed TOML document.
+
+    Raises:
+        ConfigError: the first thing that is wrong, in one sentence.
+    """
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_sentence(error)}") from None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys in which two configurations differ."""
+    found: list[str] = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r} is not of the form table.key=value")
+    *tables, last = key.strip().split(".")
+    place = raw
+    for table in tables:
+        place = place.setdefault(table, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {text!r}: {table!r} is no table")
+    place[last] = _value(value)
+
+
+def _value(text: str) -> Any:
+    """A TOML value; bare words count as text, so that quotes needn't be quoted from the shell."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def _rooted(config: Config, folder: Path) -> Config:
+    def rooted(text: str) -> str:
+        is_path = ":" not in text and not Path(text).is_absolute()
+        return str((folder / text).resolve()) if is_path else text
+
+    sites = tuple(site.model_copy(update={"data": rooted(site.data)}) for site in config.local.sites)
+    update: dict[str, Any] = {"local": config.local.model_copy(update={"sites": sites})}
+    if config.model.initial != "site":
+        update["model"] = config.model.model_copy(update={"initial": rooted(config.model.initial)})
+    return config.model_copy(update=update)
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = [str(step) for step in first["loc"]]
+    key = ".".join(place) or "the file"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(place[-1], _keys(place[:-1]), n=1, cutoff=0.5)
+        known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_keys(place[:-1]))}"
+        return f"key {key!r} is not known; {known}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing"
+    if first["type"] == "value_error":
+        return f"[{key}] {first['ctx']['error']}"
+    return f"key {key!r} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _keys(tables: Sequence[str]) -> list[str]:
+    """The keys that the table at this place knows."""
+    model: Any = Config
+    for table in tables:
+        if table.isdigit():
+            continue
+        annotation = model.model_fields[table].annotation
+        model = LocalSite if table == "sites" else annotation
+    return list(model.model_fields)

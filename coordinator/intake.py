@@ -1,0 +1,84 @@
+"""From a whole message of the results log to an `Answer`: everything that its bytes alone can tell."""
+
+from __future__ import annotations
+
+import math
+
+from coordinator.aggregation import check_model, finite
+from coordinator.facts import Answer
+from coordinator.spool import Arrival, Broken
+from shared.errors import MessageError
+from shared.messages import MAX_REASON_CHARS, Update
+from shared.weights import Buffer, Layout
+
+
+def broken(message: Broken) -> Answer:
+    """The answer that a message would have been: nothing is known but where it lay and why it can't be."""
+    sender, message_id = message.key
+    return Answer("", "", "", 0, 0, "", 0, message.offset, message_id, sender, refusal=message.reason)
+
+
+def answer_of(
+    arrival: Arrival, payload: Buffer, federation: str, run: str, model: Layout | None
+) -> tuple[Answer, Layout | None]:
+    """Reads and checks a message; also returns the layout of an initialise answer's weights."""
+    sender, message_id = arrival.key
+    try:
+        update = Update.from_header(arrival.header)
+    except MessageError as error:
+        return broken(Broken(arrival.key, arrival.first, str(error))), None
+    layout, refusal = _checked(update, arrival, payload, federation, run, model)
+    answer = Answer(
+        id=update.id,
+        work=update.work,
+        client=update.client,
+        round=update.round,
+        version=update.version,
+        digest=update.digest,
+        turn=update.turn,
+        offset=arrival.first,
+        message_id=message_id,
+        sender=sender,
+        examples=update.examples,
+        metrics=_sane(update.metrics),
+        evaluated=max(update.evaluated, 0),
+        evaluation=_sane(update.evaluation),
+        nbytes=arrival.nbytes,
+        error=update.error[:MAX_REASON_CHARS],
+        refusal=refusal,
+    )
+    return answer, layout if update.work == "initialise" else None
+
+
+def _checked(
+    update: Update, arrival: Arrival, payload: Buffer, federation: str, run: str, model: Layout | None
+) -> tuple[Layout | None, str]:
+    """The payload's layout, and why the update can't count ("" if it can)."""
+    if update.federation != federation or update.run != run:
+        return None, "it belongs to another run of the federation"
+    if update.sha256 != arrival.sha256:
+        return None, "its payload does not have the SHA-256 that it claims"
+    if update.error:
+        return None, ""
+    try:
+        layout = _layout(update, model)
+    except MessageError as error:
+        return None, str(error)
+    if len(payload) != layout.nbytes:
+        return None, f"its payload has {len(payload)} bytes, the layout {layout.nbytes}"
+    bad = finite(layout, payload)
+    return layout, f"tensor {bad!r} holds values that are not finite" if bad else ""
+
+
+def _layout(update: Update, model: Layout | None) -> Layout:
+    if update.work == "initialise":
+        layout = Layout.from_wire(update.layout)
+        check_model(layout)
+        return layout
+    if model is None or update.layout_digest != model.digest:
+        raise MessageError("its tensors have another layout than the model's")
+    return model
+
+
+def _sane(metrics: dict[str, float]) -> dict[str, float]:
+    return {name[:100]: value for name, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,54 @@
+"""Reading a log up to its end, which only a mark of one's own can show."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+
+from shared import codec
+from shared.broker.port import Broker, Delivery, Part, Publication, new_id
+from shared.errors import BrokerUnreachable
+from shared.messages import Mark
+
+#: A log that hands out nothing for so long, though our mark lies in it, has lost data behind our back.
+SILENCE_S = 60.0
+
+
+def read_log(
+    broker: Broker, exchange: str, federation: str, start: int, silence_s: float = SILENCE_S
+) -> Iterator[Part]:
+    """The parts of the exchange's log from `start` on, up to where it ended when this was called.
+
+    Raises:
+        BrokerUnreachable: the log stays silent before its end.
+    """
+    part = Part.single("mark", codec.encode(Mark(federation, new_id()).to_header()))
+    broker.publish([Publication(exchange, "mark", part)])
+    yield from read_until(broker, f"{exchange}.log", start, part.message_id, silence_s)
+
+
+def read_until(
+    broker: Broker, log: str, start: int, message_id: str, silence_s: float = SILENCE_S
+) -> Iterator[Part]:
+    """The parts of a log from `start` on, up to and without the message with that id.
+
+    Raises:
+        BrokerUnreachable: the log stays silent before it.
+    """
+    inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    subscription = broker.follow(log, start, inbox.put)
+    try:
+        while True:
+            try:
+                delivery = inbox.get(timeout=silence_s)
+            except queue.Empty:
+                raise BrokerUnreachable(
+                    f"{log} gave nothing for {silence_s:g} s though its end was not reached: the broker may have "
+                    f"lost data; check it, or start anew with --fresh"
+                ) from None
+            if delivery.part.message_id == message_id:
+                return
+            yield delivery.part
+            delivery.ack()
+    finally:
+        subscription.close()
