@@ -125,6 +125,8 @@ class State:
     later one stands in for. `accepted` are the answers that the round will count as things stand, in log
     order. `decided` is the results offset up to
     which every update has its verdict in a closed round; `read_from` the lowest offset that is still needed.
+    `parent` is the state whose closing made this version, without a parent of its own; `hints` say where in
+    the logs the parent's model lies.
     """
 
     rules: Rules
@@ -153,6 +155,8 @@ class State:
     draws: int = 0
     closing: tuple[Closed, ...] = ()
     skipping: bool = False
+    parent: State | None = None
+    hints: Mapping[str, int] = field(default_factory=dict)
     decided: int = -1
     read_from: int = -1
     outcome_code: int | None = None
@@ -251,8 +255,11 @@ def _closing(state: State, entry: Entry) -> State:
 
 def _closed(state: State, entry: Entry) -> State:
     version, digest = entry.data["version"], entry.data["digest"]
+    parent = state.parent if state.skipping else replace(state, parent=None)
     return replace(
         state,
+        parent=parent,
+        hints=entry.data.get("hints", state.hints),
         phase=Phase.GATHERING,
         version=version,
         digest=digest,

@@ -8,15 +8,16 @@ may be repeated. A number that was seen is a resend; one that is missing is an e
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.facts import Entry
+from coordinator.reading import read_log
 from shared import codec
-from shared.broker.port import Broker, Part, Publication
+from shared.broker.port import FIRST, Broker, Part, Publication
 from shared.errors import JournalError, LeadershipLost, MessageError
-from shared.messages import PROTOCOL, check_protocol
+from shared.messages import PROTOCOL, Mark, check_protocol
 from shared.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class Reader:
         Raises:
             JournalError: entries are missing.
         """
+        if part.kind == Mark.KIND:
+            return None
         record = self._decoded(part)
         if record is None:
             return None
@@ -74,7 +77,7 @@ class Reader:
         return record
 
     def _decoded(self, part: Part) -> Record | None:
-        """The record that a part completes; what is malformed is no entry of a coordinator's, and passed over."""
+        """The record that a part completes; what is malformed is no coordinator's, and passed over."""
         try:
             whole = self._assembler.feed(part)
             if whole is None:
@@ -120,6 +123,19 @@ class Writer:
             parts = codec.split("journal", header, payload)
             publications += [Publication(self._topology.events, entry.kind, part) for part in parts]
         self._broker.publish(publications)
+
+
+def read(broker: Broker, topology: Topology) -> Iterator[Record]:
+    """The entries that count, from the journal's first to its last.
+
+    Raises:
+        JournalError: entries are missing.
+    """
+    reader = Reader()
+    for part in read_log(broker, topology.events, topology.federation, FIRST):
+        record = reader.feed(part)
+        if record is not None:
+            yield record
 
 
 def watch(reader: Reader, token: str) -> Callable[[Part], None]:

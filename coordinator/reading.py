@@ -43,8 +43,8 @@ def read_until(
                 delivery = inbox.get(timeout=silence_s)
             except queue.Empty:
                 raise BrokerUnreachable(
-                    f"{log} gave nothing for {silence_s:g} s though its end was not reached: the broker may have "
-                    f"lost data; check it, or start anew with --fresh"
+                    f"{log} gave nothing for {silence_s:g} s though its end was not reached: the broker may "
+                    f"have lost data; check it, or start anew with --fresh"
                 ) from None
             if delivery.part.message_id == message_id:
                 return

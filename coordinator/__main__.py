@@ -1,0 +1,23 @@
+"""`warren` and `python -m coordinator`."""
+
+from __future__ import annotations
+
+import sys
+
+from coordinator.cli import app
+from shared.errors import WarrenError
+
+
+def main() -> None:
+    """Runs a command; what goes wrong on purpose is one sentence and an exit code."""
+    try:
+        app()
+    except WarrenError as error:
+        print(f"warren: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

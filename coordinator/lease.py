@@ -1,0 +1,116 @@
+"""Who tries to lead: a lease in the state store. It decides only that; the journal decides who leads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+from pathlib import Path
+
+from coordinator.state.port import StateStore
+from shared.errors import StateUnreachable
+
+log = logging.getLogger(__name__)
+
+#: A leader that does not renew for so long may be replaced.
+LEASE_S = 10.0
+POLL_S = 0.25
+
+
+def make_token() -> str:
+    """A token that tells where its holder runs, so that one on the same machine can see whether it lives."""
+    holder = {
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": os.getpid(),
+        "start": _started(os.getpid()),
+    }
+    return json.dumps({**holder, "nonce": secrets.token_hex(8)}, sort_keys=True)
+
+
+def is_dead(token: str) -> bool:
+    """Whether the holder ran on this machine and is gone. False where that can't be known."""
+    try:
+        holder = json.loads(token)
+        if holder["host"] != socket.gethostname() or not _boot():
+            return False
+        return bool(holder["boot"] != _boot() or holder["start"] != _started(int(holder["pid"])))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def acquire(store: StateStore, token: str, stop: threading.Event, ttl_s: float = LEASE_S) -> bool:
+    """Waits for the lease; returns False if told to stop before."""
+    waiting = False
+    while not stop.is_set():
+        holder = store.lease(token, ttl_s)
+        if holder != token and is_dead(holder):
+            holder = store.lease(token, ttl_s, instead_of=holder)
+        if holder == token:
+            return True
+        if not waiting:
+            log.info("standing by: another coordinator leads this federation (%s)", describe(holder))
+            waiting = True
+        stop.wait(POLL_S)
+    return False
+
+
+def describe(token: str) -> str:
+    """A holder, for people."""
+    try:
+        holder = json.loads(token)
+        return f"process {holder['pid']} on {holder['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+class Keeper:
+    """Renews the lease from a thread of its own, whatever the coordinator is busy with."""
+
+    def __init__(self, store: StateStore, token: str, ttl_s: float = LEASE_S) -> None:
+        self._store = store
+        self._token = token
+        self._ttl_s = ttl_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops renewing, and gives the lease back."""
+        self._stop.set()
+        self._thread.join()
+        try:
+            self._store.release(self._token)
+        except StateUnreachable as error:
+            log.info("the lease was not given back, and will run out: %s", error)
+
+    def _run(self) -> None:
+        away = False
+        while not self._stop.wait(self._ttl_s / 3):
+            try:
+                self._store.lease(self._token, self._ttl_s)
+                if away:
+                    log.info("the state store is back")
+                away = False
+            except StateUnreachable as error:
+                if not away:
+                    log.warning("%s; the federation goes on without it", error)
+                away = True
+
+
+def _boot() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _started(pid: int) -> str:
+    """When a process began, in clock ticks since boot; "" if it is gone, or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]

@@ -1,0 +1,94 @@
+"""The state as the store shows it to people: written often, trusted never."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coordinator.facts import State
+from coordinator.state.port import Changes, Section, StateStore
+from shared.errors import StateUnreachable
+
+log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """Writes what changed since the last write, in one round trip; all of it after the store was away."""
+
+    def __init__(self, store: StateStore, token: str) -> None:
+        self._store = store
+        self._token = token
+        self._known: State | None = None
+        self._rounds = 0
+        self._sections: dict[Section, Mapping[str, str]] = {}
+        self._workers: dict[str, str] = {}
+        self._new_workers = False
+
+    def behind(self, state: State) -> bool:
+        """Whether there is something to write."""
+        return state is not self._known or self._new_workers
+
+    def worker(self, name: str, seen: Mapping[str, Any]) -> None:
+        """Notes that a worker was seen."""
+        self._workers[name] = json.dumps(seen)
+        self._new_workers = True
+
+    def write(self, state: State, history: Sequence[Mapping[str, Any]], waiting_for: str = "") -> None:
+        """Brings the store up to date. A store that is away is told everything when it is back."""
+        changes = self._changes(state, history, waiting_for)
+        self._new_workers, self._known = False, state
+        if changes is None:
+            return
+        try:
+            if self._store.write(self._token, changes):
+                self._sections.update(changes.replace)
+                self._rounds = len(history)
+                return
+            # The lease ran out while the store was away or this process was paused: take it again.
+            self._store.lease(self._token, 10.0)
+        except StateUnreachable as error:
+            log.debug("state not written: %s", error)
+        self._known, self._rounds, self._sections = None, 0, {}
+
+    def _changes(
+        self, state: State, history: Sequence[Mapping[str, Any]], waiting_for: str
+    ) -> Changes | None:
+        wanted = _sections(state, waiting_for)
+        wanted["workers"] = dict(self._workers)
+        changed = {name: texts for name, texts in wanted.items() if self._sections.get(name) != texts}
+        if not changed and self._rounds == len(history):
+            return None
+        lines = [json.dumps(line) for line in history[self._rounds :]]
+        return Changes(replace=changed, history=lines, history_from=self._rounds)
+
+
+def _sections(state: State, waiting_for: str) -> dict[Section, Mapping[str, str]]:
+    round_: dict[str, Any] = {
+        "number": state.round,
+        "version": state.version,
+        "digest": state.digest,
+        "state": state.phase.value,
+        "opened_at": state.opened_at,
+        "deadline_at": state.deadline_at,
+        "read_from": state.read_from,
+        "rounds": state.rules.rounds,
+        "run": state.run,
+        "waiting_for": waiting_for,
+        "code": "" if state.outcome_code is None else state.outcome_code,
+        "reason": state.outcome_reason,
+    }
+    sites = {site: [0, site in state.absent, state.seen.get(site, 0.0)] for site in state.sites}
+    for site in state.clients.values():
+        sites[site][0] += 1
+    return {
+        "round": {key: str(value) for key, value in round_.items()},
+        "assigned": {order.client: id_ for id_, order in state.waiting.items()},
+        "accepted": {answer.client: str(answer.offset) for answer in state.accepted.values()},
+        "clients": {
+            site: json.dumps({"clients": count, "absent": absent, "seen": seen})
+            for site, (count, absent, seen) in sites.items()
+        },
+        "refused": {reason: str(count) for reason, (count, _) in state.refusals.items()},
+    }

@@ -1,0 +1,284 @@
+"""The global model between the logs and memory: published as round tasks, folded, found again.
+
+Holds one version at a time, with the server optimiser's state. A version is published once, as a round
+task; the optimiser's state, where there is any, goes to the checkpoints log under the same digest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordinator.aggregation import Contribution, aggregate, check_model
+from coordinator.config import Config
+from coordinator.facts import Closed, State
+from coordinator.optimizers import OptimizerState, ServerOptimizer
+from coordinator.reading import read_log
+from coordinator.staleness import discount
+from shared import codec
+from shared.broker.port import FIRST, Broker, Publication
+from shared.errors import ConfigError, JournalError, MessageError
+from shared.messages import RoundTask, check_protocol
+from shared.topology import Topology
+from shared.weights import Buffer, Layout, Weights
+
+log = logging.getLogger(__name__)
+
+#: Workers may read so many bytes of older tasks to find theirs; beyond it the coordinator looks it up.
+LOCATE_BYTES = 32 << 20
+MAX_MODEL_BYTES = 1 << 38
+
+#: Gives the layout and payload of an accepted update.
+Payloads = Callable[[Sequence[Closed]], Iterator[tuple[Closed, Layout | None, Buffer]]]
+
+
+@dataclass(frozen=True)
+class TaskRef:
+    """Where a version's round task lies: `offset` is at or before its first part."""
+
+    digest: str
+    message_id: str
+    parts: int
+    nbytes: int
+    offset: int
+
+
+class GlobalModel:
+    """The version that the federation stands at. Driven by the coordinator's thread alone."""
+
+    def __init__(
+        self, config: Config, broker: Broker, topology: Topology, optimizer: ServerOptimizer, threads: int
+    ) -> None:
+        self._config = config
+        self._broker = broker
+        self._topology = topology
+        self._optimizer = optimizer
+        self._threads = threads
+        staleness = config.staleness
+        self._discount = discount(
+            staleness.discount, exponent=staleness.exponent, a=staleness.a, b=staleness.b
+        )
+        self._slots: OptimizerState = {}
+        self._task: TaskRef | None = None
+        self._hint = FIRST
+        self._unlocated = 0
+        self._checkpoint = self._parent_checkpoint = FIRST
+        self.weights: Weights | None = None
+
+    @property
+    def layout(self) -> Layout | None:
+        return self.weights.layout if self.weights else None
+
+    # --- publishing
+
+    def publish(self, state: State, epoch: int) -> tuple[TaskRef, list[Publication]]:
+        """Where the current version's task is; publishes it if it is not in the log yet.
+
+        A task that the next flight may carry along comes back as publications, to go out before the
+        assignments; a large one is published here, since assignments must say where it begins.
+        """
+        if self._task is not None and self._task.digest == state.digest:
+            return self._task, []
+        weights = self.weights
+        assert weights is not None
+        header = RoundTask(
+            self._topology.federation, state.run, epoch, state.version, state.digest, weights.layout.to_wire()
+        ).to_header()
+        parts = codec.split(RoundTask.KIND, header, weights.payload)
+        publications = [Publication(self._topology.rounds, RoundTask.KIND, part) for part in parts]
+        nbytes = parts[0].nbytes
+        if self._unlocated + nbytes > LOCATE_BYTES or len(parts) > 2:
+            self._hint = self._broker.publish(publications, locate=True)
+            self._unlocated, publications = 0, []
+        else:
+            self._unlocated += nbytes
+        self._task = TaskRef(state.digest, parts[0].message_id, len(parts), nbytes, self._hint)
+        return self._task, publications
+
+    def hints(self) -> dict[str, int]:
+        """For `round-closed`: offsets at or before the parent's task and checkpoint."""
+        return {"task": self._hint, "checkpoint": self._parent_checkpoint}
+
+    # --- folding
+
+    def fold(self, state: State, payloads: Payloads) -> str:
+        """Makes the next version of the closing round, and returns its digest."""
+        if state.skipping:
+            return state.digest
+        if state.version < 0:
+            self.weights = self._initial(state.closing, payloads)
+            self._slots = self._optimizer.initial_state(self.weights.layout)
+        else:
+            assert self.weights is not None
+            self.weights, self._slots = aggregate(
+                self.weights,
+                [self._contribution(state, row, delta) for row, _, delta in payloads(state.closing)],
+                normalise=self._config.normalise(),
+                rule=self._config.aggregation.rule,
+                optimizer=self._optimizer,
+                state=self._slots,
+                threads=self._threads,
+            )
+        self._keep_checkpoint(self.weights.digest)
+        return self.weights.digest
+
+    def _contribution(self, state: State, row: Closed, delta: Buffer) -> Contribution:
+        factor = self._discount(state.version - row.version)
+        weight = factor * row.examples if self._config.normalise() == "weights" else factor
+        return Contribution(
+            client=row.client, base_version=row.version, weight=weight, delta=delta, id=row.id
+        )
+
+    def _initial(self, rows: Sequence[Closed], payloads: Payloads) -> Weights:
+        if self._config.model.initial != "site":
+            return read_weights(Path(self._config.model.initial))
+        _, layout, payload = next(payloads(rows))
+        assert layout is not None
+        return Weights(layout, bytes(payload))
+
+    def _keep_checkpoint(self, digest: str) -> None:
+        if not self._slots:
+            return
+        slots = Weights.from_arrays(self._slots)
+        header = {
+            "protocol": 1,
+            "kind": "checkpoint",
+            "federation": self._topology.federation,
+            "digest": digest,
+            "layout": slots.layout.to_wire(),
+        }
+        parts = codec.split("checkpoint", header, slots.payload)
+        publications = [Publication(self._topology.checkpoints, "checkpoint", part) for part in parts]
+        self._parent_checkpoint = self._checkpoint
+        self._checkpoint = self._broker.publish(publications, locate=True)
+
+    # --- finding again
+
+    def recover(self, state: State, payloads: Payloads) -> None:
+        """Finds the state's version in the logs, or makes it again from its parent.
+
+        Raises:
+            JournalError: the logs no longer hold what it takes.
+        """
+        self._hint = state.hints.get("task", FIRST)
+        self._checkpoint = self._parent_checkpoint = state.hints.get("checkpoint", FIRST)
+        if state.version < 0:
+            return
+        if self._find(state.digest):
+            return
+        parent = state.parent
+        if parent is None or not (parent.version < 0 or self._find(parent.digest)):
+            raise JournalError(
+                f"the log no longer holds version {state.version} of the model, nor what it was made of: "
+                f"restore the broker's data, or start anew with --fresh"
+            )
+        log.info("version %d is not in the log: making it again from its updates", state.version)
+        made = self.fold(parent, payloads)
+        if made != state.digest:
+            raise JournalError(
+                f"version {state.version} made again has digest {made[:12]}, the journal says "
+                f"{state.digest[:12]}: the log was changed; run 'warren verify'"
+            )
+
+    def _find(self, digest: str) -> bool:
+        """Loads the version with that digest, and its optimiser state, if the logs hold them."""
+        found = find_task(self._broker, self._topology, self._hint, digest)
+        if found is None:
+            return False
+        self._task, self.weights = found
+        self._hint = self._task.offset
+        self._slots = self._optimizer.initial_state(self.weights.layout)
+        if not self._slots:
+            return True
+        slots = self._find_checkpoint(digest)
+        if slots is None:
+            self._task = None
+            return False
+        self._slots = slots
+        return True
+
+    def _find_checkpoint(self, digest: str) -> OptimizerState | None:
+        topology = self._topology
+        assembler = codec.Assembler(MAX_MODEL_BYTES)
+        for part in read_log(self._broker, topology.checkpoints, topology.federation, self._checkpoint):
+            whole = assembler.feed(part)
+            if whole is not None and whole[0].get("digest") == digest:
+                slots = Weights(Layout.from_wire(whole[0]["layout"]), whole[1])
+                return {name: array.copy() for name, array in slots.arrays.items()}
+        return None
+
+
+def find_task(broker: Broker, topology: Topology, start: int, digest: str) -> tuple[TaskRef, Weights] | None:
+    """The round task with that digest, read from `start` on; None if the log holds none."""
+    for ref, task, payload in tasks(broker, topology, start):
+        if task.digest == digest:
+            weights = Weights(Layout.from_wire(task.layout), payload)
+            if weights.digest == digest:
+                return ref, weights
+    return None
+
+
+def tasks(broker: Broker, topology: Topology, start: int) -> Iterator[tuple[TaskRef, RoundTask, Buffer]]:
+    """The round tasks in the log, from `start` to its end; what is malformed is passed over."""
+    assembler = codec.Assembler(MAX_MODEL_BYTES)
+    offset = start
+    for part in read_log(broker, topology.rounds, topology.federation, start):
+        if part.part == 0:
+            offset = part.offset
+        try:
+            whole = assembler.feed(part)
+            if whole is None or whole[0].get("kind") != RoundTask.KIND:
+                continue
+            check_protocol(whole[0])
+            task = RoundTask.from_header(whole[0])
+        except MessageError as error:
+            log.warning("rounds log: passed over a malformed message at offset %d: %s", part.offset, error)
+            continue
+        yield TaskRef(task.digest, part.message_id, part.parts, part.nbytes, offset), task, whole[1]
+
+
+def read_weights(path: Path) -> Weights:
+    """A model from an .npz or .safetensors file.
+
+    Raises:
+        ConfigError: the file is missing, or not such a file.
+    """
+    if path.suffix not in (".npz", ".safetensors"):
+        raise ConfigError(f"initial weights come from an .npz or .safetensors file, not {path.name}")
+    try:
+        arrays = _safetensors(path) if path.suffix == ".safetensors" else _npz(path)
+        weights = Weights.from_arrays(arrays)
+        check_model(weights.layout)
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path} with initial weights") from None
+    except (OSError, ValueError, MessageError) as error:
+        raise ConfigError(f"{path} cannot be read as weights: {error}") from error
+    return weights
+
+
+def write_weights(path: Path, weights: Weights) -> None:
+    """Writes an .npz with the tensors by name; a reader sees the old file or the new one, whole."""
+    beside = path.with_name(f".{path.name}")
+    with beside.open("wb") as file:
+        np.savez(file, **weights.arrays)  # type: ignore[arg-type]
+    beside.replace(path)
+
+
+def _npz(path: Path) -> Mapping[str, Any]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _safetensors(path: Path) -> Mapping[str, Any]:
+    try:
+        from safetensors.numpy import load_file
+    except ImportError:
+        raise ConfigError(
+            "reading .safetensors takes the package safetensors: pip install safetensors"
+        ) from None
+    return dict(load_file(path))

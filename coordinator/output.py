@@ -1,0 +1,92 @@
+"""The folder that a run leaves behind, and what is said while it runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from coordinator.facts import Answer, State
+from coordinator.models import write_weights
+from coordinator.validation import Verdict
+from shared.weights import Weights
+
+log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Someone who watches a federation, on the coordinator's own thread."""
+
+    def changed(self, state: State) -> None:
+        """The state is another one."""
+
+    def ruled(self, answer: Answer, verdict: Verdict) -> None:
+        """An answer got its verdict."""
+
+    def closed(self, line: Mapping[str, Any]) -> None:
+        """A round closed; `line` is that of the history."""
+
+
+class Folder:
+    """`DIR` after a run: model.npz, best.npz, history.jsonl."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+
+    def rewrite_history(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """A coordinator that goes on writes again what the journal says of the rounds before it."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (self.path / "history.jsonl").write_text(text, encoding="utf-8")
+
+    def add_history(self, line: Mapping[str, Any]) -> None:
+        with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def write_model(self, weights: Weights, name: str = "model.npz") -> None:
+        write_weights(self.path / name, weights)
+
+
+class LogLines:
+    """Says in the log what a person would want to know, a line each."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+
+    def changed(self, state: State) -> None:
+        """Nothing: the coordinator itself says what it waits for."""
+
+    def ruled(self, answer: Answer, verdict: Verdict) -> None:
+        if verdict.ruling in ("refused", "failed"):
+            who = answer.client or f"login {answer.sender!r}"
+            log.warning("%s: update %s: %s", who, verdict.ruling, verdict.reason)
+        elif verdict.ruling == "late":
+            log.info("%s: update late: %s", answer.client, verdict.reason)
+
+    def closed(self, line: Mapping[str, Any]) -> None:
+        log.info(round_line(line))
+
+
+def round_line(line: Mapping[str, Any]) -> str:
+    """A closed round in one sentence."""
+    if line["round"] == 0:
+        return f"Version 0 is made: digest {line['digest'][:12]}"
+    said = [f"{line['accepted']} of {line['assigned']} clients"]
+    said += [f"{line[key]} {key}" for key in ("late", "rejected", "failed", "duplicate") if line[key]]
+    metrics = line["metrics"]
+    said += [f"{name} {metrics[name]:.4f}" for name in ("accuracy", "loss") if name in metrics]
+    said.append(f"{line['seconds']:.2f} s")
+    said.append(f"{megabytes(line['bytes_in'] + line['bytes_out'])}")
+    verb = "skipped" if line["skipped"] else "closed"
+    return f"Round {line['round']} {verb}: {', '.join(said)}"
+
+
+def megabytes(count: float) -> str:
+    """Bytes for people: 812 B, 3.1 kB, 12.4 MB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

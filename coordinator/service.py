@@ -1,0 +1,481 @@
+"""The coordinator: events in, `step`, commands out. One thread drives; all others only feed its inbox."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
+from pathlib import Path
+
+from coordinator import intake
+from coordinator.config import Config, differences
+from coordinator.facts import Answer, Closed, Entry, Order, Phase, State, apply
+from coordinator.history import History
+from coordinator.journal import Reader, Record, Writer, watch
+from coordinator.lease import Keeper, acquire, describe
+from coordinator.mirror import Mirror
+from coordinator.models import GlobalModel, TaskRef
+from coordinator.moves import (
+    Admit,
+    Answered,
+    Append,
+    CaughtUp,
+    Command,
+    Died,
+    Event,
+    Finish,
+    Fold,
+    Folded,
+    Forget,
+    Issue,
+    Resumed,
+    Ruled,
+    Seen,
+    Started,
+    Tick,
+)
+from coordinator.output import Folder, Observer
+from coordinator.reading import read_log, read_until
+from coordinator.rounds import next_wake, step
+from coordinator.spool import Arrival, Broken, Spool
+from coordinator.state.port import StateStore
+from shared import codec
+from shared.broker.port import FIRST, Broker, Delivery, Part, Publication, Subscription, new_id
+from shared.errors import ConfigError, FederationFailed, JournalError, MessageError
+from shared.messages import Assignment, Mark, Presence, seed_of
+from shared.topology import Topology, check_slug
+from shared.weights import Buffer, Layout
+
+log = logging.getLogger(__name__)
+
+#: How far the store may lag behind, in seconds.
+MIRROR_S = 0.1
+#: Parts of the results log in hand at one time: prefetch × part size stays at 32 MiB.
+PREFETCH = 8
+PARTITION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+Handler = Callable[[Delivery], None]
+
+
+class Coordinator:
+    """Leads one federation to its end. Build it, `run` it once; `stop` may be set from any thread."""
+
+    def __init__(
+        self,
+        config: Config,
+        broker: Broker,
+        store: StateStore,
+        model: GlobalModel,
+        folder: Folder,
+        spool: Path,
+        token: str,
+        observers: Sequence[Observer] = (),
+        stop: threading.Event | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._broker = broker
+        self._store = store
+        self._model = model
+        self._folder = folder
+        self._spool = Spool(spool)
+        self._token = token
+        self._observers = observers
+        self._stop = stop or threading.Event()
+        self._clock = clock
+        self._topology = Topology(config.name)
+        self._journal = Writer(broker, self._topology, token)
+        self._mirror = Mirror(store, token)
+        self._history = History()
+        self._state = State(config.rules())
+        self._inbox: queue.SimpleQueue[tuple[Handler, Delivery] | None] = queue.SimpleQueue()
+        self._epoch = 0
+        self._skip_to = -1
+        self._mark = ""
+        self._unsure: frozenset[str] = frozenset()
+        self._end: Finish | None = None
+        self._written_at = 0.0
+        self._bytes_in = self._bytes_out = 0
+        self._layouts: dict[str, Layout] = {}
+        self._said = ""
+
+    # --- the life of a coordinator
+
+    def run(self) -> int:
+        """Leads until the federation is finished; returns the exit code, 130 if it was told to stop.
+
+        Raises:
+            ConfigError: the federation was started with another configuration.
+            LeadershipLost: another coordinator took over.
+            JournalError: the logs contradict themselves.
+        """
+        if not acquire(self._store, self._token, self._stop):
+            return 130
+        keeper = Keeper(self._store, self._token)
+        subscriptions: list[Subscription] = []
+        try:
+            self._recover()
+            if self._state.phase is Phase.FINISHED:
+                return self._was_finished()
+            subscriptions = self._subscribe()
+            self._loop()
+            return self._leave()
+        finally:
+            for subscription in subscriptions:
+                subscription.close()
+            self._spool.close()
+            keeper.close()
+
+    def stop(self) -> None:
+        """Ends the run after the event in hand. Safe in a signal handler."""
+        self._stop.set()
+        self._inbox.put(None)
+
+    def _loop(self) -> None:
+        while self._end is None and not self._stop.is_set():
+            item = self._next()
+            if item is not None:
+                handler, delivery = item
+                handler(delivery)
+                delivery.ack()
+            self._say_what_is_missing()
+            self._write_mirror()
+        self._write_mirror(at_once=True)
+
+    def _next(self) -> tuple[Handler, Delivery] | None:
+        """What comes next; a Tick instead, when its time has come before."""
+        if not self._inbox.empty():
+            return self._inbox.get()
+        now = self._clock()
+        wake = next_wake(self._state, now)
+        patience = inf if wake is None else max(wake - now, 0.0)
+        if self._mirror.behind(self._state):
+            patience = min(patience, MIRROR_S)
+        try:
+            return self._inbox.get(timeout=None if patience == inf else patience)
+        except queue.Empty:
+            if wake is not None and wake <= self._clock():
+                self._feed(Tick(self._clock()))
+            return None
+
+    def _leave(self) -> int:
+        if self._end is None:
+            return 130
+        if self._model.weights is not None:
+            self._folder.write_model(self._model.weights)
+        if self._end.code:
+            raise FederationFailed(f"the federation failed: {self._end.reason}")
+        return 0
+
+    def _was_finished(self) -> int:
+        state = self._state
+        self._model.recover(state, self._payloads)
+        if self._model.weights is not None:
+            self._folder.write_model(self._model.weights)
+        self._write_mirror(at_once=True)
+        if state.outcome_code:
+            raise FederationFailed(
+                f"federation {self._config.name!r} has ended already: {state.outcome_reason}; "
+                f"start it anew with --fresh"
+            )
+        log.info(
+            "federation %r is finished already, at version %d (digest %s); start it anew with --fresh",
+            self._config.name, state.version, state.digest[:12],
+        )  # fmt: skip
+        return 0
+
+    # --- beginning, and beginning again
+
+    def _recover(self) -> None:
+        """Takes the lead, and reads the journal up to there."""
+        self._broker.declare(self._topology.exchanges(), self._topology.queues())
+        reader = Reader()
+        now = self._clock()
+        mark = self._publish_mark(self._topology.events)
+        for part in read_until(self._broker, self._topology.events_log, FIRST, mark):
+            self._replay(reader.feed(part))
+        self._check_config()
+        self._journal.lead(now, describe(self._token))
+        self._epoch = self._own_epoch(reader)
+        if not self._state.run:
+            self._feed(Started(now, secrets.token_hex(8), self._config.binding()))
+        self._folder.rewrite_history(self._history.lines)
+        self._broker.declare((), [self._topology.site_queue(site) for site in sorted(self._state.sites)])
+        self._model.recover(self._state, self._payloads)
+        self._limit_spool()
+
+    def _replay(self, record: Record | None) -> None:
+        """Applies an entry of an earlier leader's.
+
+        Every order is published right behind the entry that makes it, so only those of the very last entry
+        may not have gone out.
+        """
+        if record is None or record.entry.kind == "leader":
+            return
+        before = self._state.orders.keys()
+        self._state = apply(self._state, record.entry)
+        self._history.feed(record.entry)
+        issuing = record.entry.kind in ("round-opened", "assigned")
+        self._unsure = frozenset(self._state.orders.keys() - before) if issuing else frozenset()
+
+    def _own_epoch(self, reader: Reader) -> int:
+        """Reads on to our own `leader` entry; what others wrote before it counts as well."""
+        for part in read_log(self._broker, self._topology.events, self._config.name, max(reader.epoch, 0)):
+            self._replay(reader.feed(part))
+        if reader.leader != self._token:
+            raise JournalError("another coordinator took the lead at the same moment; start this one again")
+        return reader.epoch
+
+    def _check_config(self) -> None:
+        if not self._state.run:
+            return
+        differing = differences(self._state.config, self._config.binding())
+        if differing:
+            raise ConfigError(
+                f"federation {self._config.name!r} was started with other settings ({', '.join(differing)}): "
+                f"set them back, or start it anew with --fresh"
+            )
+
+    def _subscribe(self) -> list[Subscription]:
+        broker, topology = self._broker, self._topology
+        self._skip_to = self._state.decided
+        watching = watch(Reader(), self._token)
+        subscriptions = [
+            broker.follow(topology.events_log, self._epoch, self._sink(lambda d: watching(d.part))),
+        ]
+        self._feed(Resumed(self._clock()))
+        start = max(self._state.read_from, 0) if self._state.read_from >= 0 else FIRST
+        subscriptions += [
+            broker.follow(topology.results_log, start, self._sink(self._result), prefetch=PREFETCH),
+            broker.consume(topology.presence_box, self._sink(self._presence), prefetch=100),
+            broker.consume(topology.dead_box, self._sink(self._dead), prefetch=100),
+        ]
+        self._mark = self._publish_mark(topology.results)
+        return subscriptions
+
+    def _publish_mark(self, exchange: str) -> str:
+        part = Part.single(Mark.KIND, codec.encode(Mark(self._config.name, new_id()).to_header()))
+        self._broker.publish([Publication(exchange, Mark.KIND, part)])
+        return part.message_id
+
+    def _sink(self, handler: Handler) -> Callable[[Delivery], None]:
+        return lambda delivery: self._inbox.put((handler, delivery))
+
+    # --- what comes in
+
+    def _result(self, delivery: Delivery) -> None:
+        part = delivery.part
+        if part.kind == Mark.KIND:
+            if part.message_id == self._mark:
+                self._feed(CaughtUp(self._clock(), self._unsure))
+            return
+        self._bytes_in += len(part.body)
+        arrived = self._spool.take(part)
+        if arrived is None:
+            return
+        if part.offset <= self._skip_to:
+            if isinstance(arrived, Arrival):
+                self._spool.discard(arrived.key)
+            return
+        answer = intake.broken(arrived) if isinstance(arrived, Broken) else self._answer(arrived)
+        self._feed(Answered(self._clock(), answer, part.offset, self._spool.read_from(part.offset)))
+
+    def _answer(self, arrival: Arrival) -> Answer:
+        payload = self._spool.payload(arrival.key)
+        assert payload is not None
+        answer, layout = intake.answer_of(
+            arrival, payload, self._config.name, self._state.run, self._model.layout
+        )
+        if layout is not None:
+            self._layouts[answer.message_id] = layout
+        return answer
+
+    def _presence(self, delivery: Delivery) -> None:
+        part = delivery.part
+        try:
+            codec.check_part(part)
+            presence = Presence.from_header(codec.decode(part.body)[0])
+            site = check_slug("site", presence.site)
+            partitions = _checked_partitions(presence.partitions)
+        except (MessageError, ConfigError) as error:
+            log.warning("presence from login %r passed over: %s", part.user_id, error)
+            return
+        if self._config.security.attest and part.user_id != site:
+            log.warning("presence for site %r came from login %r: passed over", site, part.user_id)
+            return
+        now = self._clock()
+        self._mirror.worker(
+            f"{site}/{presence.worker}",
+            {"seen": now, "doing": presence.doing, "answered": presence.answered},
+        )
+        self._feed(Seen(now, site, partitions))
+
+    def _dead(self, delivery: Delivery) -> None:
+        try:
+            assignment = Assignment.from_header(codec.decode(delivery.part.body)[0])
+        except MessageError as error:
+            log.warning("a dead letter is no assignment: %s", error)
+            return
+        self._feed(Died(self._clock(), assignment.id, "its site never answered it"))
+
+    # --- what is to be done
+
+    def _feed(self, event: Event) -> None:
+        self._state, commands = step(self._state, event)
+        for command in commands:
+            self._obey(command)
+        for observer in self._observers:
+            observer.changed(self._state)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Append():
+                self._append(command.entries)
+            case Admit():
+                self._broker.declare((), [self._topology.site_queue(command.site)])
+            case Issue():
+                self._issue(command.orders)
+            case Fold():
+                self._fold()
+            case Forget():
+                self._spool.discard((command.answer.sender, command.answer.message_id))
+            case Ruled():
+                for observer in self._observers:
+                    observer.ruled(command.answer, command.verdict)
+            case Finish():
+                self._end = command
+
+    def _append(self, entries: tuple[Entry, ...]) -> None:
+        self._journal.append(entries)
+        for entry in entries:
+            line = self._history.feed(entry)
+            if line is not None:
+                self._folder.add_history(line)
+                for observer in self._observers:
+                    observer.closed(line)
+
+    def _issue(self, orders: Sequence[Order]) -> None:
+        """Publishes the version's task, if the log lacks it, and one assignment an order, in one flight."""
+        publications: list[Publication] = []
+        task = None
+        if self._state.version >= 0:
+            task, publications = self._model.publish(self._state, self._epoch)
+        expires_s = self._config.assignment_expiry_s()
+        for order in orders:
+            site = self._state.clients[order.client]
+            header = self._assignment(order, task).to_header()
+            part = Part.single(Assignment.KIND, codec.encode(header))
+            publications.append(Publication(self._topology.assignments, site, part, expires_s))
+        if publications:
+            self._broker.publish(publications)
+            self._bytes_out += sum(len(publication.part.body) for publication in publications)
+
+    def _assignment(self, order: Order, task: TaskRef | None) -> Assignment:
+        seed = self._config.federation.seed
+        return Assignment(
+            federation=self._config.name,
+            run=self._state.run,
+            epoch=self._epoch,
+            id=order.id,
+            work=order.work,
+            client=order.client,
+            round=order.round,
+            version=order.version,
+            digest=order.digest,
+            turn=order.turn,
+            # Every client must make the same initial weights.
+            seed=seed_of(seed, "initialise") if order.work == "initialise" else seed_of(seed, order.id),
+            evaluate=self._config.evaluation.each_round and order.work == "train",
+            training=self._config.training,
+            task_message=task.message_id if task else "",
+            task_parts=task.parts if task else 0,
+            task_bytes=task.nbytes if task else 0,
+            task_offset=task.offset if task else FIRST,
+        )
+
+    def _fold(self) -> None:
+        state = self._state
+        digest = self._model.fold(state, self._payloads)
+        for row in state.closing:
+            self._spool.discard((row.sender, row.message_id))
+        self._layouts.clear()
+        self._limit_spool()
+        self._spool.forget_older(state.version - state.rules.max_staleness)
+        notes = {"hints": self._model.hints(), "bytes_in": self._bytes_in, "bytes_out": self._bytes_out}
+        self._bytes_in = self._bytes_out = 0
+        self._feed(Folded(self._clock(), digest, notes))
+
+    def _limit_spool(self) -> None:
+        if self._model.layout is not None:
+            self._spool.limit = self._model.layout.nbytes
+
+    def _payloads(self, rows: Sequence[Closed]) -> Iterator[tuple[Closed, Layout | None, Buffer]]:
+        """The accepted updates' payloads: from the spool, or from the log what isn't there any more."""
+        held = {
+            (row.sender, row.message_id): self._spool.payload((row.sender, row.message_id)) for row in rows
+        }
+        lost = [row for row in rows if held[row.sender, row.message_id] is None]
+        if lost:
+            self._reread(lost)
+        for row in rows:
+            payload = held[row.sender, row.message_id] or self._spool.payload((row.sender, row.message_id))
+            if payload is None:
+                raise JournalError(
+                    f"the results log no longer holds the update of {row.client} at offset {row.offset}: "
+                    f"restore the broker's data, or start anew with --fresh"
+                )
+            yield row, self._layouts.get(row.message_id), payload
+
+    def _reread(self, rows: Sequence[Closed]) -> None:
+        wanted = {(row.sender, row.message_id) for row in rows}
+        start = min(row.offset for row in rows)
+        for part in read_log(self._broker, self._topology.results, self._config.name, start):
+            if (part.user_id, part.message_id) not in wanted:
+                continue
+            arrived = self._spool.take(part)
+            if isinstance(arrived, Arrival):
+                self._answer(arrived)
+                wanted.discard(arrived.key)
+                if not wanted:
+                    return
+
+    # --- what is shown
+
+    def _say_what_is_missing(self) -> None:
+        text = waiting_for(self._state)
+        if text and text != self._said:
+            log.info(text)
+        self._said = text
+
+    def _write_mirror(self, at_once: bool = False) -> None:
+        """The store follows in steps of MIRROR_S, so that it costs a busy federation little."""
+        now = time.monotonic()
+        if at_once or now - self._written_at > MIRROR_S:
+            self._mirror.write(self._state, self._history.lines, waiting_for(self._state))
+            self._written_at = now
+
+
+def waiting_for(state: State) -> str:
+    """What a federation that gathers clients lacks; "" if nothing."""
+    if state.phase is not Phase.GATHERING:
+        return ""
+    least = max(state.rules.min_clients, 1) if state.round == 0 else state.rules.minimum
+    return f"waiting for clients: {len(state.present)} of {least} are here"
+
+
+def _checked_partitions(names: Sequence[str]) -> tuple[str, ...]:
+    """The names if they are usable.
+
+    Raises:
+        ConfigError: one of them is not.
+    """
+    for name in names:
+        if not PARTITION.fullmatch(name):
+            raise ConfigError(
+                f"partition {name[:64]!r} is no usable name: take 1 to 64 of A-Z, a-z, 0-9, _ . -"
+            )
+    return tuple(names)

@@ -1,0 +1,258 @@
+"""The worker: takes an assignment, trains, publishes the update, and only then acks.
+
+Stateless: whatever it was doing when it died, the broker hands to a replica. The broker's I/O runs on the
+adapter's thread and the training on its own, so neither waits for the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from shared import codec
+from shared.broker.port import Broker, Delivery, Part, Publication
+from shared.errors import BrokerError, MessageError, NotDeclaredError, UnroutableError
+from shared.messages import MAX_REASON_CHARS, Assignment, Presence, Update
+from shared.topology import Topology
+from shared.weights import Buffer, Weights, subtract
+from worker.tasks import Tasks
+from worker.training import Trainer, Training
+
+log = logging.getLogger(__name__)
+
+#: How often a worker says that it is there, in seconds.
+PRESENCE_S = 5.0
+#: How often it looks for a federation that is not declared yet.
+RETRY_S = 0.2
+#: How long a stopping worker waits for the training in hand before it gives the assignment back.
+GRACE_S = 20.0
+
+
+class Answer(NamedTuple):
+    """What came of an assignment: the update, and its payload."""
+
+    update: Update
+    payload: Buffer
+
+
+class Worker:
+    """One process of a site. `run` returns when `stop` is called, from any thread or signal handler."""
+
+    def __init__(
+        self,
+        federation: str,
+        site: str,
+        broker: Broker,
+        trainer: Trainer,
+        partitions: Mapping[str, Any],
+        *,
+        grace_s: float = GRACE_S,
+        presence_s: float = PRESENCE_S,
+    ) -> None:
+        self._topology = Topology(federation)
+        self._site = site
+        self._broker = broker
+        self._trainer = trainer
+        self._partitions = partitions
+        self._grace_s = grace_s
+        self._presence_s = presence_s
+        self._name = f"{socket.gethostname()}-{os.getpid()}"
+        self._tasks = Tasks(broker, self._topology)
+        self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._last: tuple[str, str, Answer] | None = None
+        self._answered = 0
+        self._present_at = 0.0
+
+    def run(self) -> None:
+        """Works until told to stop."""
+        if not self._announce():
+            return
+        queue_name = self._topology.assignments_of(self._site)
+        subscription = self._broker.consume(queue_name, self._inbox.put, prefetch=1)
+        log.info("site %s, worker %s: ready with %d client(s)", self._site, self._name, len(self._partitions))
+        while not self._stopping.is_set():
+            delivery = self._next()
+            if delivery is not None:
+                self._serve(delivery)
+        subscription.close()
+        self._tasks.close()
+        log.info("site %s, worker %s: stopped after %d answers", self._site, self._name, self._answered)
+
+    def stop(self) -> None:
+        """Takes no more work; the training in hand has its grace time."""
+        self._stopping.set()
+        self._inbox.put(None)
+
+    # --- being there
+
+    def _announce(self) -> bool:
+        """Waits until the federation is declared at the broker; returns False if stopped before."""
+        said = False
+        while not self._stopping.is_set():
+            try:
+                self._publish_presence("waiting")
+                return True
+            except (NotDeclaredError, UnroutableError):
+                if not said:
+                    log.info(
+                        "waiting for federation %r: its coordinator has not declared it at the broker yet",
+                        self._topology.federation,
+                    )
+                said = True
+                self._stopping.wait(RETRY_S)
+        return False
+
+    def _publish_presence(self, doing: str) -> None:
+        presence = Presence(
+            self._topology.federation, self._site, self._name, list(self._partitions), doing, self._answered
+        )
+        part = Part.single(Presence.KIND, codec.encode(presence.to_header()))
+        self._broker.publish([Publication(self._topology.presence, self._site, part)])
+        self._present_at = time.monotonic()
+
+    def _stay_present(self, doing: str) -> float:
+        """Says that it is there, if it is time; returns the seconds to the next time."""
+        due = self._present_at + self._presence_s - time.monotonic()
+        if due > 0:
+            return due
+        try:
+            self._publish_presence(doing)
+        except BrokerError as error:
+            # The federation may be being made anew; the next presence will tell.
+            log.debug("presence not published: %s", error)
+            self._present_at = time.monotonic()
+        return self._presence_s
+
+    def _next(self) -> Delivery | None:
+        try:
+            return self._inbox.get(timeout=self._stay_present("waiting"))
+        except queue.Empty:
+            return None
+
+    # --- one assignment
+
+    def _serve(self, delivery: Delivery) -> None:
+        try:
+            codec.check_part(delivery.part)
+            assignment = Assignment.from_header(codec.decode(delivery.part.body)[0])
+        except MessageError as error:
+            log.warning("dropped a message that is no assignment: %s", error)
+            delivery.ack()
+            return
+        answer = self._known(assignment) or self._work(assignment)
+        if answer is None:
+            log.info("gave the assignment of %s back: stopping", assignment.client)
+            delivery.give_back()
+            return
+        self._last = (assignment.run, assignment.id, answer)
+        self._answer(answer, delivery)
+
+    def _known(self, assignment: Assignment) -> Answer | None:
+        """The last answer, if it is the one that is asked for again."""
+        if self._last is None or self._last[:2] != (assignment.run, assignment.id):
+            return None
+        return self._last[2]
+
+    def _answer(self, answer: Answer, delivery: Delivery) -> None:
+        parts = codec.split(Update.KIND, answer.update.to_header(), answer.payload)
+        publications = [Publication(self._topology.results, self._site, part) for part in parts]
+        try:
+            self._broker.publish(publications, then_ack=delivery)
+            self._answered += 1
+        except (NotDeclaredError, UnroutableError) as error:
+            log.warning("the answer of %s has nowhere to go: %s", answer.update.client, error)
+
+    def _work(self, assignment: Assignment) -> Answer | None:
+        """Carries an assignment out; a failure is an answer too. None: stopped before it was done."""
+        began = time.monotonic()
+        training = Training(lambda: self._done(assignment, began))
+        stopped_at: float | None = None
+        while not training.wait(min(self._stay_present("training"), RETRY_S if stopped_at else 60.0)):
+            if self._stopping.is_set():
+                stopped_at = stopped_at or time.monotonic()
+                if time.monotonic() - stopped_at > self._grace_s:
+                    return None
+        return training.result()
+
+    def _done(self, assignment: Assignment, began: float) -> Answer:
+        try:
+            return self._carry_out(assignment, began)
+        except Exception as error:  # a site's own code may raise anything
+            log.warning("%s: %s failed", assignment.client, assignment.work, exc_info=True)
+            return self._report(assignment, began, error=describe(error))
+
+    def _carry_out(self, assignment: Assignment, began: float) -> Answer:
+        data = self._data(assignment)
+        if assignment.work == "initialise":
+            initial = Weights.from_arrays(self._trainer.initial_weights(assignment.seed))
+            return self._report(assignment, began, initial, layout=initial.layout.to_wire())
+        base = self._tasks.weights(assignment)
+        evaluated, evaluation = 0, {}
+        if assignment.evaluate or assignment.work == "evaluate":
+            evaluated, evaluation = self._trainer.evaluate(base.arrays, data)
+        about = {"evaluated": int(evaluated), "evaluation": numbers(evaluation)}
+        if assignment.work == "evaluate":
+            return self._report(assignment, began, **about)
+        local, examples, metrics = self._trainer.fit(
+            base.arrays, data, dict(assignment.training), assignment.seed
+        )
+        delta = subtract(local, base)
+        return self._report(
+            assignment, began, delta, examples=int(examples), metrics=numbers(metrics), **about
+        )
+
+    def _data(self, assignment: Assignment) -> Any:
+        partition = assignment.client.partition("/")[2]
+        if partition not in self._partitions:
+            raise KeyError(f"this site's data has no partition {partition!r} (any more)")
+        return self._partitions[partition]
+
+    def _report(
+        self, assignment: Assignment, began: float, weights: Weights | None = None, **more: Any
+    ) -> Answer:
+        payload = weights.payload if weights is not None else b""
+        fields: dict[str, Any] = {
+            "layout": [],
+            "layout_digest": weights.layout.digest if weights is not None else "",
+            "examples": 0,
+            "metrics": {},
+            "evaluated": 0,
+            "evaluation": {},
+            "error": "",
+            **more,
+        }
+        update = Update(
+            federation=assignment.federation,
+            run=assignment.run,
+            id=assignment.id,
+            work=assignment.work,
+            client=assignment.client,
+            worker=self._name,
+            round=assignment.round,
+            version=assignment.version,
+            digest=assignment.digest,
+            turn=assignment.turn,
+            sha256=hashlib.sha256(payload).hexdigest(),
+            seconds=time.monotonic() - began,
+            **fields,
+        )
+        return Answer(update, payload)
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """A trainer's metrics as plain floats (they may be numpy's)."""
+    return {str(name): float(value) for name, value in metrics.items()}
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, for a failure report."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:MAX_REASON_CHARS]

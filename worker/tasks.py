@@ -1,0 +1,110 @@
+"""Round tasks at a worker: found in the rounds log by digest, and the newest ones kept."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections import OrderedDict
+
+from shared import codec
+from shared.broker.port import Broker, Delivery, Part, Subscription
+from shared.errors import MessageError, WarrenError
+from shared.messages import Assignment, RoundTask
+from shared.topology import Topology
+from shared.weights import Layout, Weights
+
+log = logging.getLogger(__name__)
+
+#: A task of so many parts (header and one piece) is followed live; a larger one is read when it is needed.
+LIVE_PARTS = 2
+#: Small tasks kept, for answers on older versions.
+KEPT = 4
+#: How long a task may stay unfound before the assignment is reported as failed.
+PATIENCE_S = 60.0
+#: Room for a task's header beside its payload.
+HEADER_BYTES = 2 << 20
+
+
+class TaskNotFound(WarrenError):
+    """Raised when the rounds log does not give the round task that an assignment names."""
+
+
+class Tasks:
+    """The models that this worker holds. Not for several threads."""
+
+    def __init__(self, broker: Broker, topology: Topology, patience_s: float = PATIENCE_S) -> None:
+        self._broker = broker
+        self._topology = topology
+        self._patience_s = patience_s
+        self._held: OrderedDict[str, Weights] = OrderedDict()
+        self._inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._follow: Subscription | None = None
+        self._offset = -1
+        self._version = -1
+
+    def weights(self, assignment: Assignment) -> Weights:
+        """The weights that an assignment is about.
+
+        Raises:
+            TaskNotFound: the log doesn't give them in time.
+        """
+        if assignment.digest not in self._held:
+            if self._follow is not None and self._passed(assignment):
+                self.close()
+            self._read(assignment)
+        self._held.move_to_end(assignment.digest)
+        return self._held[assignment.digest]
+
+    def close(self) -> None:
+        """Stops following; what is held stays."""
+        if self._follow is not None:
+            self._follow.close()
+            self._follow = None
+
+    def _passed(self, assignment: Assignment) -> bool:
+        """Whether the live follower is past the task, or so far before it that a jump is shorter."""
+        return assignment.version <= self._version or assignment.task_offset > self._offset + 1
+
+    def _read(self, assignment: Assignment) -> None:
+        if self._follow is None:
+            self._inbox = queue.SimpleQueue()
+            self._follow = self._broker.follow(
+                self._topology.rounds_log, assignment.task_offset, self._inbox.put
+            )
+        if assignment.task_parts > LIVE_PARTS:
+            self._held.clear()
+        assembler = codec.Assembler(assignment.task_bytes + HEADER_BYTES)
+        deadline = time.monotonic() + self._patience_s
+        while assignment.digest not in self._held:
+            try:
+                delivery = self._inbox.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                self.close()
+                raise TaskNotFound(
+                    f"the round task of version {assignment.version} is not in the log"
+                ) from None
+            self._take(delivery.part, assembler, assignment)
+            delivery.ack()
+        if assignment.task_parts > LIVE_PARTS:
+            self.close()
+
+    def _take(self, part: Part, assembler: codec.Assembler, assignment: Assignment) -> None:
+        self._offset = part.offset
+        other = part.message_id != assignment.task_message
+        if part.kind != RoundTask.KIND or (other and part.parts > LIVE_PARTS):
+            return
+        try:
+            whole = assembler.feed(part)
+            if whole is None:
+                return
+            task = RoundTask.from_header(whole[0])
+            weights = Weights(Layout.from_wire(task.layout), memoryview(whole[1]).toreadonly())
+        except MessageError as error:
+            log.warning("passed over a malformed round task at offset %d: %s", part.offset, error)
+            return
+        if weights.digest == task.digest:
+            self._version = task.version
+            self._held[task.digest] = weights
+            while len(self._held) > KEPT:
+                self._held.popitem(last=False)
