@@ -32,7 +32,8 @@ def close(turn: Turn, now: float, chosen: Sequence[Answer], *, skipped: bool = F
         "assigned": sum(order.round == state.round for order in state.orders.values()),
         "opened_at": state.opened_at or now,
     }
-    turn.append("round-closing", now, data, [list(row) for row in rows])
+    settled = [[id_, how] for id_, how in state.outcome.items() if id_ not in counted | state.settled]
+    turn.append("round-closing", now, data, [[list(row) for row in rows], settled])
     turn.do(Fold(tuple(rows)))
 
 

@@ -121,12 +121,13 @@ class State:
     """Everything known of one federation. Never changed, only replaced.
 
     `orders` are the assignments of the last `max_staleness + 1` versions, by id; `waiting` are those that
-    the coordinator still waits for; `outcome` says how others were answered; `superseded` are those that a
-    later one stands in for. `accepted` are the answers that the round will count as things stand, in log
-    order. `decided` is the results offset up to
-    which every update has its verdict in a closed round; `read_from` the lowest offset that is still needed.
-    `parent` is the state whose closing made this version, without a parent of its own; `hints` say where in
-    the logs the parent's model lies.
+    the coordinator still waits for; `outcome` says how others were answered, and `settled` are those of
+    them whose outcome the journal has; `superseded` are those that a later one stands in for. `accepted`
+    are the answers that the round will count as things stand, in log order. `decided` is the results offset
+    up to which every update has its verdict in a closed round; `read_from` the lowest offset that is still
+    needed. `parent` is the state whose closing made this version, without a parent of its own; `hints` say
+    where in the logs the parent's model lies. While a new leader is `rereading` the results log, what looks
+    overdue may have its answer further on.
     """
 
     rules: Rules
@@ -147,6 +148,7 @@ class State:
     orders: Mapping[str, Order] = field(default_factory=dict)
     waiting: Mapping[str, Order] = field(default_factory=dict)
     outcome: Mapping[str, Outcome] = field(default_factory=dict)
+    settled: frozenset[str] = frozenset()
     superseded: frozenset[str] = frozenset()
     dead: Mapping[str, str] = field(default_factory=dict)
     accepted: Mapping[str, Answer] = field(default_factory=dict)
@@ -157,6 +159,7 @@ class State:
     skipping: bool = False
     parent: State | None = None
     hints: Mapping[str, int] = field(default_factory=dict)
+    rereading: bool = False
     decided: int = -1
     read_from: int = -1
     outcome_code: int | None = None
@@ -208,7 +211,6 @@ def _opened(state: State, entry: Entry) -> State:
         deadline_at=entry.data["deadline_at"],
         target=entry.data["target"],
         cohort=tuple(entry.rows),
-        **_remembered(state),
     )
     return _ordered(state, "train", [(client, 0, "") for client in entry.rows], entry.at)
 
@@ -243,11 +245,17 @@ def _failed(state: State, entry: Entry) -> State:
 
 
 def _closing(state: State, entry: Entry) -> State:
+    accepted, settled = entry.rows
+    rows = tuple(Closed(*row) for row in accepted)
+    outcome: dict[str, Outcome] = {**state.outcome, **dict(settled), **{row.id: "accepted" for row in rows}}
     return replace(
         state,
         phase=Phase.CLOSING,
-        closing=tuple(Closed(*row) for row in entry.rows),
+        closing=rows,
         skipping=entry.data["skipped"],
+        outcome=outcome,
+        settled=frozenset(outcome),
+        waiting=_without(state.waiting, outcome.keys()),
         decided=entry.data["decided"],
         read_from=entry.data["read_from"],
     )
@@ -258,6 +266,7 @@ def _closed(state: State, entry: Entry) -> State:
     parent = state.parent if state.skipping else replace(state, parent=None)
     return replace(
         state,
+        **_remembered(state, version),
         parent=parent,
         hints=entry.data.get("hints", state.hints),
         phase=Phase.GATHERING,
@@ -280,13 +289,13 @@ def _finished(state: State, entry: Entry) -> State:
     )
 
 
-def _remembered(state: State) -> dict[str, Any]:
-    """Drops what belongs to versions too old to count.
+def _remembered(state: State, version: int) -> dict[str, Any]:
+    """Drops what belongs to versions too old to count on `version`, now that it is made.
 
     In rounds mode nobody waits for older rounds' orders: what they still bring is a gift. In buffered mode
     an order keeps its place until it is answered or overdue, however old its version.
     """
-    oldest = state.version - state.rules.max_staleness
+    oldest = version - state.rules.max_staleness
     waiting = state.waiting if state.rules.buffered else {}
     orders = {id_: order for id_, order in state.orders.items() if order.version >= oldest or id_ in waiting}
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordinator.closing import close, finish, last_reason
-from coordinator.facts import Order, Phase, State
+from coordinator.facts import Phase, State
 from coordinator.moves import Issue, Turn
 from coordinator.selection import cohort, ranking
 
@@ -13,6 +13,8 @@ def move_on(turn: Turn, now: float) -> None:
     state = turn.state
     if state.phase is Phase.OPEN and state.rules.buffered:
         fill(turn, now)
+    elif state.phase is Phase.OPEN:
+        replace_failed(turn, now)
     elif state.phase is Phase.GATHERING and state.version < 0:
         _initialise(turn, now)
     elif state.phase is Phase.GATHERING and len(state.present) >= _wanted(state):
@@ -37,13 +39,15 @@ def _initialise(turn: Turn, now: float) -> None:
 def _open(turn: Turn, now: float) -> None:
     state, rules = turn.state, turn.state.rules
     number = state.round + 1
-    chosen = () if rules.buffered else cohort(state.present, rules.selection, rules.seed, number)
+    chosen = (
+        () if rules.buffered else cohort(state.present, rules.selection, rules.minimum, rules.seed, number)
+    )
     data = {
         "round": number,
         "version": state.version,
         "digest": state.digest,
         "deadline_at": now + rules.deadline_s,
-        "target": rules.target or rules.selection.target(len(state.present)),
+        "target": rules.target or rules.selection.target(len(state.present), rules.minimum),
     }
     turn.append("round-opened", now, data, list(chosen))
     if rules.buffered:
@@ -53,29 +57,37 @@ def _open(turn: Turn, now: float) -> None:
 
 
 def fill(turn: Turn, now: float) -> None:
-    """Buffered mode: keeps `concurrency` assignments out."""
+    """Buffered mode: keeps `concurrency` assignments out. What is overdue counts as lost, and is replaced."""
     state, rules = turn.state, turn.state.rules
-    overdue = [o for o in state.waiting.values() if o.issued_at + rules.deadline_s <= now]
+    overdue = {id_: o.client for id_, o in state.waiting.items() if o.issued_at + rules.deadline_s <= now}
     free = rules.concurrency - len(state.waiting) + len(overdue)
-    if free <= 0:
+    if free <= 0 or state.rereading:
         return
-    busy = {o.client for o in state.waiting.values()} - {o.client for o in overdue}
-    busy |= {
-        o.client
-        for id_, o in state.orders.items()
-        if o.version == state.version
-        and o.issued_at + rules.deadline_s > now
-        and (state.outcome.get(id_) in ("failed", "refused") or id_ in state.dead)
-    }
+    busy = {order.client for id_, order in state.waiting.items() if id_ not in overdue} | _resting(state, now)
     eligible = [client for client in state.present if client not in busy]
     chosen = ranking(eligible, rules.seed, state.draws)[:free]
-    if not chosen:
-        return
-    # An overdue order goes with the next one issued, whoever gets it: its place is taken.
-    before = [o.id for o in overdue][: len(chosen)] + [""] * (len(chosen) - len(overdue))
-    turns = _next_turns(state)
-    rows = [(client, turns.get(client, 0), id_) for client, id_ in zip(chosen, before, strict=True)]
-    turn.assign(now, "train", rows, now + rules.deadline_s)
+    if chosen:
+        turns = _next_turns(state)
+        rows = [(client, turns.get(client, 0), id_) for client, id_ in _stand_ins(chosen, overdue)]
+        turn.assign(now, "train", rows, now + rules.deadline_s)
+
+
+def _resting(state: State, now: float) -> set[str]:
+    """Clients whose order on this version came to nothing: they aren't asked again before its deadline."""
+    return {
+        order.client
+        for id_, order in state.orders.items()
+        if order.version == state.version
+        and order.issued_at + state.rules.deadline_s > now
+        and _failed(state, id_)
+    }
+
+
+def _stand_ins(chosen: list[str], overdue: dict[str, str]) -> list[tuple[str, str]]:
+    """Each chosen client with the overdue order whose place it takes ("" if none): its own, if it has one."""
+    own = {client: id_ for id_, client in overdue.items()}
+    others = [id_ for id_, client in overdue.items() if client not in chosen]
+    return [(client, own[client] if client in own else others.pop() if others else "") for client in chosen]
 
 
 def _next_turns(state: State) -> dict[str, int]:
@@ -87,17 +99,26 @@ def _next_turns(state: State) -> dict[str, int]:
     return turns
 
 
-def replacement(turn: Turn, now: float, order: Order) -> None:
-    state, rules = turn.state, turn.state.rules
-    if rules.buffered or state.phase is not Phase.OPEN or order.round != state.round:
+def replace_failed(turn: Turn, now: float) -> None:
+    """Rounds mode: for each order of the round that came to nothing, asks a client that wasn't asked yet."""
+    state = turn.state
+    if state.rereading:
         return
-    if order.id in state.superseded:
-        return
-    asked = {o.client for o in state.orders.values() if o.round == state.round}
-    others = [client for client in state.present if client not in asked]
-    if others:
-        chosen = ranking(others, rules.seed, state.round)[0]
-        turn.assign(now, "train", [(chosen, 0, order.id)], state.deadline_at)
+    asked = {order.client for order in state.orders.values() if order.round == state.round}
+    failed = [
+        id_ for id_, order in state.orders.items() if order.round == state.round and _failed(state, id_)
+    ]
+    others = ranking((c for c in state.present if c not in asked), state.rules.seed, state.round)
+    rows = [(client, 0, id_) for client, id_ in zip(others, failed, strict=False)]
+    if rows:
+        turn.assign(now, "train", rows, state.deadline_at)
+
+
+def _failed(state: State, id_: str) -> bool:
+    """Whether the order came to nothing, and nothing stands in for it."""
+    if id_ in state.superseded or state.outcome.get(id_) == "accepted":
+        return False
+    return id_ in state.outcome or id_ in state.dead
 
 
 def ask_again(turn: Turn, now: float) -> None:

@@ -22,8 +22,9 @@ WATCH_S = 0.2
 #: A worker that dies is started again after so long, doubled each time it dies again within a minute.
 RESTART_S = 0.5
 RESTART_MAX_S = 30.0
-#: How long a worker has to end before it is killed.
-END_S = 10.0
+#: How long a worker may go on with the training in hand when it is told to end, and when it is killed.
+GRACE_S = 2.0
+END_S = 6.0
 #: The exit code with which a worker says that its settings are wrong.
 CONFIG_EXIT = 2
 
@@ -40,7 +41,7 @@ class _Process:
 
 
 class Workers:
-    """The local sites' workers. Each ends when this process does, however it does: its standard input closes."""
+    """The local sites' workers. Each ends when this process does, however it does: its stdin closes."""
 
     def __init__(self, config: Config, broker_url: str, logs: Path, failed: Callable[[str], None]) -> None:
         """`failed` is told, from a thread, when a site's settings let no worker of it start."""
@@ -131,6 +132,7 @@ def command(config: Config, site: LocalSite, broker_url: str) -> Sequence[str]:
         "--trainer", site.trainer or config.local.trainer,
         "--params", json.dumps(params),
         "--broker", broker_url,
+        "--grace", str(GRACE_S),
         "--end-with-stdin",
     ]  # fmt: skip
 

@@ -9,10 +9,11 @@ results log, and the `round-closing` entry fixes those that counted.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from coordinator.closing import close, finish, freshest, quorum_lost
 from coordinator.facts import Answer, Phase, State
-from coordinator.issuing import ask_again, fill, initialise_elsewhere, move_on, replacement
+from coordinator.issuing import ask_again, fill, initialise_elsewhere, move_on, replace_failed
 from coordinator.moves import (
     Admit,
     Answered,
@@ -63,6 +64,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
         case Folded():
             _folded(turn, event)
         case Resumed():
+            turn.state = replace(state, rereading=True)
             if state.phase is Phase.CLOSING:
                 turn.do(Fold(state.closing))
         case CaughtUp():
@@ -72,16 +74,25 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
 
 def next_wake(state: State, now: float) -> float | None:
     """When the state wants its next Tick at the latest; None if only news can move it."""
-    rules = state.rules
-    times = [at + rules.absent_s for site, at in state.seen.items() if site not in state.absent]
-    if state.phase in (Phase.OPEN, Phase.INITIALISING):
-        due = [state.deadline_at]
-        if rules.buffered and state.phase is Phase.OPEN:
-            # What is overdue and could not be given to another client waits for news, not for time.
-            due += [order.issued_at + rules.deadline_s for order in state.waiting.values()]
-            due = [at for at in due if at > now]
-        times += due
+    if state.phase is Phase.FINISHED:
+        return None
+    times = [at + state.rules.absent_s for site, at in state.seen.items() if site not in state.absent]
+    if state.phase is Phase.OPEN and state.rules.buffered:
+        times += _buffered_wakes(state, now)
+    elif state.phase in (Phase.OPEN, Phase.INITIALISING):
+        times.append(state.deadline_at)
     return min(times, default=None)
+
+
+def _buffered_wakes(state: State, now: float) -> list[float]:
+    """When orders are overdue; while places are free, also when a client that failed may be asked again.
+
+    What is overdue already and could not be given to another client waits for news, not for time.
+    """
+    full = len(state.waiting) >= state.rules.concurrency
+    orders = state.waiting if full else state.orders
+    times = [order.issued_at + state.rules.deadline_s for order in orders.values()]
+    return [at for at in (*times, state.deadline_at) if at > now]
 
 
 # --- clients come and go
@@ -129,7 +140,7 @@ def _answered(turn: Turn, event: Answered) -> None:
     else:
         turn.do(Forget(answer))
         if verdict.ruling in ("failed", "refused") and verdict.its_own:
-            _without(turn, event.now, answer.id, verdict.ruling)
+            _came_to_nothing(turn, event.now, answer.id, verdict.ruling)
         elif verdict.ruling == "late" and answer.id in turn.state.waiting:
             turn.state = turn.state.answered(answer.id, "accepted")
     _after_answer(turn, event.now)
@@ -146,12 +157,16 @@ def _counted(state: State, answer: Answer, verdict: Verdict) -> State:
     return replace(state, counts=counts, refusals={**state.refusals, reason: (known + 1, offsets)})
 
 
-def _without(turn: Turn, now: float, id_: str, ruling: str) -> None:
-    """An order came to nothing: another client takes its place, if there is one."""
-    order = turn.state.orders[id_]
+def _came_to_nothing(turn: Turn, now: float, id_: str, ruling: Literal["failed", "refused"]) -> None:
+    """An order was answered with nothing that counts: another client takes its place, if there is one."""
     if turn.state.outcome.get(id_) is None:
-        turn.state = turn.state.answered(id_, "refused" if ruling == "refused" else "failed")
-    replacement(turn, now, order)
+        turn.state = turn.state.answered(id_, ruling)
+    _refill(turn, now)
+
+
+def _refill(turn: Turn, now: float) -> None:
+    if turn.state.phase is Phase.OPEN and not turn.state.rules.buffered:
+        replace_failed(turn, now)
 
 
 def _died(turn: Turn, event: Died) -> None:
@@ -159,7 +174,7 @@ def _died(turn: Turn, event: Died) -> None:
     if order is None:
         return
     turn.append("failed", event.now, {"id": event.id, "client": order.client, "reason": event.reason})
-    replacement(turn, event.now, order)
+    _refill(turn, event.now)
     _after_answer(turn, event.now)
 
 
@@ -174,10 +189,17 @@ def _after_answer(turn: Turn, now: float) -> None:
         else:
             fill(turn, now)
     elif state.phase is Phase.OPEN:
-        chosen = freshest(state.accepted.values())
-        enough = state.target is not None and len(chosen) >= state.target
-        if enough or (not state.waiting and len(chosen) >= rules.minimum):
-            close(turn, now, chosen)
+        _close_if_done(turn, now)
+
+
+def _close_if_done(turn: Turn, now: float) -> None:
+    state = turn.state
+    least = state.target if state.waiting else state.rules.minimum
+    if least is None or len(state.accepted) < least:
+        return
+    chosen = freshest(state.accepted.values())
+    if len(chosen) >= least:
+        close(turn, now, chosen)
 
 
 def _after_initialise(turn: Turn, now: float) -> None:
@@ -248,7 +270,8 @@ def _caught_up(turn: Turn, event: CaughtUp) -> None:
     state = turn.state
     if state.phase is Phase.FINISHED:
         return
-    turn.state = replace(state, seen={**dict.fromkeys(state.sites, event.now), **state.seen})
+    seen = {**dict.fromkeys(state.sites, event.now), **state.seen}
+    turn.state = replace(state, seen=seen, rereading=False)
     orders = tuple(order for id_, order in state.waiting.items() if id_ in event.unsure)
     if orders:
         turn.do(Issue(orders))

@@ -19,21 +19,25 @@ class Selection:
     size: int | None = None
     over_select: float = 1.0
 
-    def needed(self, available: int) -> int:
-        """Clients that a round wants, of those available: max(floor(C·K), 1), McMahan et al. 2017, alg. 1."""
+    def needed(self, available: int, minimum: int) -> int:
+        """Clients that a round wants, of those available: max(floor(C·K), 1), McMahan et al. 2017, alg. 1.
+
+        Never fewer than the `minimum` without which it can't close.
+        """
+        wanted = available
         if self.size is not None:
-            return min(self.size, available)
-        if self.fraction is not None:
-            return min(max(math.floor(self.fraction * available), 1), available)
-        return available
+            wanted = self.size
+        elif self.fraction is not None:
+            wanted = math.floor(self.fraction * available)
+        return min(max(wanted, minimum, 1), available)
 
-    def asked(self, available: int) -> int:
+    def asked(self, available: int, minimum: int) -> int:
         """Clients that are assigned so that the needed ones answer."""
-        return min(math.ceil(self.needed(available) * self.over_select), available)
+        return min(math.ceil(self.needed(available, minimum) * self.over_select), available)
 
-    def target(self, available: int) -> int | None:
+    def target(self, available: int, minimum: int) -> int | None:
         """Updates that close a round early; None: only the whole cohort's do."""
-        return self.needed(available) if self.over_select > 1 else None
+        return self.needed(available, minimum) if self.over_select > 1 else None
 
 
 def ranking(clients: Iterable[str], seed: int, draw: int) -> list[str]:
@@ -44,9 +48,11 @@ def ranking(clients: Iterable[str], seed: int, draw: int) -> list[str]:
     )
 
 
-def cohort(clients: Collection[str], selection: Selection, seed: int, round_number: int) -> tuple[str, ...]:
+def cohort(
+    clients: Collection[str], selection: Selection, minimum: int, seed: int, round_number: int
+) -> tuple[str, ...]:
     """The round's cohort, sorted by name."""
-    asked = selection.asked(len(clients))
+    asked = selection.asked(len(clients), minimum)
     if asked == len(clients):
         return tuple(sorted(clients))
     return tuple(sorted(ranking(clients, seed, round_number)[:asked]))

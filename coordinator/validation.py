@@ -50,6 +50,8 @@ def _of_order(state: State, order: Order, answer: Answer) -> Verdict:
         return Verdict("refused", refusal)
     if answer.error:
         return Verdict("failed" if before is None else "duplicate", answer.error)
+    if state.phase is Phase.FINISHED:
+        return Verdict("late", "the federation has ended")
     if order.work == "initialise" and state.phase is not Phase.INITIALISING:
         return Verdict("late", "the model has its initial weights")
     if state.version - order.version > state.rules.max_staleness:

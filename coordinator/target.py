@@ -1,0 +1,104 @@
+"""Which federation a command is about, and where its broker, state and folder are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from coordinator.config import Config, load
+from coordinator.state.connect import connect as connect_state
+from coordinator.state.port import StateStore
+from shared.broker.connect import connect as connect_broker
+from shared.broker.port import Broker
+from shared.errors import ConfigError
+from shared.topology import Topology
+
+#: How long a person's command waits for a service that does not answer.
+PATIENCE_S = 10.0
+
+
+class Target:
+    """A federation's places. A context: what was opened is closed at its end."""
+
+    def __init__(self, federation: str, folder: Path, broker_url: str, state_url: str) -> None:
+        self.federation = federation
+        self.folder = folder
+        self.broker_url = broker_url
+        self.state_url = state_url
+        self.topology = Topology(federation)
+        self._broker: Broker | None = None
+        self._store: StateStore | None = None
+
+    @classmethod
+    def of_run(cls, config: Config, out: Path | None, broker_url: str, state_url: str) -> Target:
+        """Where a run of this configuration has its things."""
+        folder = (out or Path("runs") / config.name).resolve()
+        inside = str(folder / "log")
+        return cls(config.name, folder, broker_url or inside, state_url or inside)
+
+    @classmethod
+    def of_arguments(cls, place: Path | None, federation: str, broker_url: str, state_url: str) -> Target:
+        """What a reading command's arguments name.
+
+        Raises:
+            ConfigError: they name nothing, or a folder without a run.
+        """
+        if place is not None and place.is_dir():
+            file = place / "federation.toml"
+            if not file.exists():
+                raise ConfigError(f"{place} is no folder of a run: it has no federation.toml")
+            return cls.of_run(load(file), place, broker_url, state_url)
+        if place is not None:
+            return cls.of_run(load(place), None, broker_url, state_url)
+        if federation:
+            return cls(federation, Path("runs") / federation, broker_url or _missing("--broker"), state_url)
+        raise ConfigError("name a run's folder, a TOML file, or --federation NAME with --broker and --state")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the broker is a folder."""
+        return "://" not in self.broker_url
+
+    def broker(self) -> Broker:
+        """The broker, connected on first use."""
+        if self._broker is None:
+            if self.embedded and not Path(self.broker_url).exists():
+                self._refuse_empty()
+            self._broker = connect_broker(self.broker_url, "coordinator", patience_s=PATIENCE_S)
+        return self._broker
+
+    def create(self) -> None:
+        """Makes the run's folder and the embedded broker's."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.embedded:
+            Path(self.broker_url).mkdir(parents=True, exist_ok=True)
+
+    def store(self) -> StateStore:
+        """The state store, connected on first use."""
+        if self._store is None:
+            if not self.state_url:
+                _missing("--state")
+            if "://" not in self.state_url and not Path(self.state_url).exists():
+                self._refuse_empty()
+            self._store = connect_state(self.state_url, self.federation)
+        return self._store
+
+    def _refuse_empty(self) -> None:
+        raise ConfigError(
+            f"there is no run of federation {self.federation!r} in {self.folder}: run it first, "
+            f"name its folder, or give --broker and --state"
+        )
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for opened in (self._broker, self._store):
+            if opened is not None:
+                opened.close()
+
+
+def _missing(option: str) -> str:
+    raise ConfigError(f"{option} is missing: name the service, or a run's folder instead")
