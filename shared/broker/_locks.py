@@ -17,8 +17,8 @@ from shared.errors import BrokerUnreachable
 
 #: How long to wait for another process to finish its write before it counts as hung.
 PATIENCE_S = 30.0
-#: A write takes about a tenth of this; so does the wait for it.
-_PAUSE_S = 0.0003
+#: About what a write takes.
+_PAUSE_S = 0.0001
 
 _open: set[int] = set()
 

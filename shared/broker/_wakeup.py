@@ -21,7 +21,7 @@ from shared.broker._database import Database
 #: The longest path that is sure to be taken for a socket (macOS; Linux takes 4 more), and ours below the
 #: temporary folder.
 _MAX_PATH = 103
-_OUR_PATH = len("/warren-abcdefgh/0123456789/01234567")
+_OUR_PATH = len("/warren-bells-abcdefgh/0123456789/01234567")
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Bells:
             if folder is None or not folder.is_dir():
                 base = tempfile.gettempdir()
                 base = base if len(base) + _OUR_PATH <= _MAX_PATH else "/tmp"
-                folder = Path(tempfile.mkdtemp(prefix="warren-", dir=base))
+                folder = Path(tempfile.mkdtemp(prefix="warren-bells-", dir=base))
                 db.execute("REPLACE INTO meta VALUES ('bells', ?)", (str(folder),))
             self._folder = folder
         return folder
