@@ -120,8 +120,7 @@ class Database:
             if self._closed:
                 return
             self._closed = True
-            with _locks.held(self._lock):
-                self._connection.close()
+            self._connection.close()
             _locks.close_lock(self._lock)
 
     def _open(self) -> sqlite3.Connection:

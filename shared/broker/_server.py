@@ -41,6 +41,7 @@ class Server(threading.Thread):
         self._calls: deque[Callable[[], object]] = deque()
         self._next_poll = 0.0
         self._stopping = False
+        self._complaint = ""
 
     def serve(self, subscription: Subscription) -> None:
         """Serves it from now on, and looks at once."""
@@ -112,11 +113,12 @@ class Server(threading.Thread):
                 self._due.add(subscription)
 
     def _guarded(self, step: Callable[[], object]) -> object:
-        """A step's result; if it fails, says so, and the next poll tries again."""
+        """A step's result; if it fails, says so (once), and the next poll tries again."""
         try:
             return step()
         except (UnreachableError, BrokerError, OSError) as error:
-            if not self._stopping:
+            if not self._stopping and str(error) != self._complaint:
+                self._complaint = str(error)
                 log.warning("the embedded broker tries again: %s", error)
             return None
 

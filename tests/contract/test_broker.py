@@ -107,9 +107,8 @@ def brokers(request: pytest.FixtureRequest, tmp_path: Path, topology: Topology) 
         url = request.getfixturevalue("rabbit_url")
         made = Brokers(url, urlsplit(url).username or "guest")
     yield made
-    names = [*topology.exchanges(), *topology.queues(), topology.site_queue(SITE), _own_queue(topology)]
     try:
-        made().delete(named.name for named in names)
+        made().delete([*_names(topology), _own_queue(topology).name])
     finally:
         made.close()
 
@@ -125,6 +124,11 @@ def broker(brokers: Brokers, topology: Topology) -> Broker:
     made = brokers()
     made.declare(topology.exchanges(), [*topology.queues(), topology.site_queue(SITE)])
     return made
+
+
+def _names(topology: Topology) -> list[str]:
+    queues = [*topology.queues(), topology.site_queue(SITE)]
+    return [exchange.name for exchange in topology.exchanges()] + [queue.name for queue in queues]
 
 
 def _own_queue(topology: Topology, kind: Any = "classic", **arguments: str | int) -> Queue:
@@ -280,8 +284,7 @@ class TestLog:
 
     def test_delete_then_declare_starts_anew(self, broker: Broker, topology: Topology) -> None:
         broker.publish([_event(topology, b"old"), _event(topology, os.urandom(MIB)), _assignment(topology)])
-        names = [*topology.exchanges(), *topology.queues(), topology.site_queue(SITE)]
-        broker.delete([*(named.name for named in names), "warren.none.such"])
+        broker.delete([*_names(topology), "warren.none.such"])
         with pytest.raises(NotDeclaredError):
             broker.publish([_event(topology, b"nowhere")])
         broker.declare(topology.exchanges(), [*topology.queues(), topology.site_queue(SITE)])
@@ -422,9 +425,7 @@ class TestQueue:
         broker.publish([_assignment(topology, b"at last")])
         assert inbox.bodies(1) == [b"at last"]
 
-    def test_nothing_reaches_the_sink_after_close(
-        self, broker: Broker, topology: Topology
-    ) -> None:
+    def test_nothing_reaches_the_sink_after_close(self, broker: Broker, topology: Topology) -> None:
         inbox = Inbox()
         subscription = broker.consume(topology.assignments_of(SITE), inbox, prefetch=5)
         publisher = threading.Thread(
