@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 PRESENCE_S = 5.0
 #: How often it looks for a federation that is not declared yet.
 RETRY_S = 0.2
+#: How often it looks, while it trains, whether it was told to stop.
+LOOK_S = 0.2
 #: How long a stopping worker waits for the training in hand before it gives the assignment back.
 GRACE_S = 20.0
 
@@ -174,11 +176,11 @@ class Worker:
         """Carries an assignment out; a failure is an answer too. None: stopped before it was done."""
         began = time.monotonic()
         training = Training(lambda: self._done(assignment, began))
-        stopped_at: float | None = None
-        while not training.wait(min(self._stay_present("training"), RETRY_S if stopped_at else 60.0)):
+        give_up_at: float | None = None
+        while not training.wait(min(self._stay_present("training"), LOOK_S)):
             if self._stopping.is_set():
-                stopped_at = stopped_at or time.monotonic()
-                if time.monotonic() - stopped_at > self._grace_s:
+                give_up_at = give_up_at or time.monotonic() + self._grace_s
+                if time.monotonic() > give_up_at:
                     return None
         return training.result()
 
@@ -195,10 +197,10 @@ class Worker:
             initial = Weights.from_arrays(self._trainer.initial_weights(assignment.seed))
             return self._report(assignment, began, initial, layout=initial.layout.to_wire())
         base = self._tasks.weights(assignment)
-        evaluated, evaluation = 0, {}
+        about: dict[str, Any] = {}
         if assignment.evaluate or assignment.work == "evaluate":
             evaluated, evaluation = self._trainer.evaluate(base.arrays, data)
-        about = {"evaluated": int(evaluated), "evaluation": numbers(evaluation)}
+            about = {"evaluated": int(evaluated), "evaluation": numbers(evaluation)}
         if assignment.work == "evaluate":
             return self._report(assignment, began, **about)
         local, examples, metrics = self._trainer.fit(

@@ -1,0 +1,172 @@
+"""Federations of real processes, on the embedded broker and on RabbitMQ + Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TRAINERS = Path(__file__).with_name("trainers.py")
+SOFTMAX = {"features": 5, "classes": 3}
+#: How long a federation of the tests may take before it counts as hung.
+DEADLINE_S = 60
+
+
+class Federation:
+    """One federation in a folder: its data, its TOML, its processes."""
+
+    def __init__(self, name: str, folder: Path, urls: list[str]) -> None:
+        self.name = name
+        self.folder = folder
+        self.urls = urls
+        self.out = folder / "out"
+        self.notes = folder / "notes"
+        self.gate = folder / "gate"
+        self.processes: list[subprocess.Popen] = []
+        self.notes.mkdir(parents=True)
+
+    @property
+    def broker_url(self) -> str:
+        return self.urls[1] if self.urls else str(self.out / "log")
+
+    def site(
+        self, name: str, clients: int = 1, trainer: str = "Honest", workers: int = 1, **params: object
+    ) -> dict:
+        """Makes a site's data, and describes it."""
+        rng = np.random.default_rng(list(name.encode()))
+        centres = np.random.default_rng(1).normal(size=(3, 5)) * 2
+        y = rng.integers(0, 3, 40 * clients)
+        x = (centres[y] + rng.normal(size=(len(y), 5))).astype(np.float32)
+        path = self.folder / f"{name}.npz"
+        np.savez(path, x=x, y=y, partition=np.repeat(np.arange(clients), 40))
+        return {
+            "name": name,
+            "data": str(path),
+            "workers": workers,
+            "trainer": f"{TRAINERS}:{trainer}",
+            "params": {**SOFTMAX, "notes": str(self.notes), **params},
+        }
+
+    def write(self, sites: list[dict], **tables: dict) -> Path:
+        """Writes the TOML; `tables` override the defaults, by table."""
+        clients = sum(len(set(np.load(site["data"])["partition"])) for site in sites)
+        document = {
+            "federation": {"name": self.name, "rounds": 5, "seed": 7, **tables.pop("federation", {})},
+            "training": {"epochs": 1, "batch_size": 8, "learning_rate": 0.1, **tables.pop("training", {})},
+            "cohort": {"min_clients": clients, "deadline_s": 30.0, **tables.pop("cohort", {})},
+            **tables,
+        }
+        lines = []
+        for table, keys in document.items():
+            lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+        for site in sites:
+            params = ", ".join(f"{key} = {json.dumps(value)}" for key, value in site["params"].items())
+            plain = [f"{key} = {json.dumps(site[key])}" for key in ("name", "data", "workers", "trainer")]
+            lines += ["[[local.sites]]", *plain, f"params = {{ {params} }}"]
+        path = self.folder / "federation.toml"
+        path.write_text("\n".join(lines))
+        return path
+
+    def warren(self, *arguments: object) -> subprocess.Popen:
+        """Starts a `warren` command, in a process group of its own."""
+        return self._start("coordinator", *arguments)
+
+    def worker(self, site: dict, *more: str) -> subprocess.Popen:
+        """Starts a worker of a site, as an engineer there would."""
+        return self._start(
+            "worker", "--federation", self.name, "--site", site["name"], "--data", site["data"],
+            "--trainer", site["trainer"], "--params", json.dumps(site["params"]), "--broker", self.broker_url,
+            *more,
+        )  # fmt: skip
+
+    def run(self, toml: Path, *arguments: object) -> subprocess.CompletedProcess:
+        """`warren run` to its end."""
+        return self.done(self.warren("run", toml, "--out", self.out, *self.urls, *arguments))
+
+    def start(self, toml: Path, *arguments: object) -> subprocess.Popen:
+        """`warren run`, begun."""
+        return self.warren("run", toml, "--out", self.out, *self.urls, *arguments)
+
+    def ask(self, command: str, *arguments: object) -> subprocess.CompletedProcess:
+        """A reading command about this federation."""
+        urls = self.urls if command == "status" else self.urls[:2]
+        return self.done(self.warren(command, self.out, *urls, *arguments))
+
+    def status(self) -> dict:
+        return json.loads(self.ask("status", "--json").stdout)
+
+    def versions(self) -> list[dict]:
+        """The closed rounds, oldest first."""
+        lines = self.ask("log", "--json").stdout.splitlines()
+        return [json.loads(line) for line in lines][::-1]
+
+    def history(self) -> list[dict]:
+        return [json.loads(line) for line in (self.out / "history.jsonl").read_text().splitlines()]
+
+    def trainings(self) -> dict[int, int]:
+        """How often each process trained."""
+        counts: dict[int, int] = {}
+        for note in self.notes.iterdir():
+            pid = int(note.name.partition("-")[0])
+            counts[pid] = counts.get(pid, 0) + 1
+        return counts
+
+    def done(self, process: subprocess.Popen) -> subprocess.CompletedProcess:
+        out, err = process.communicate(timeout=DEADLINE_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def close(self) -> None:
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    def _start(self, module: str, *arguments: object) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
+        )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+
+@pytest.fixture(params=["embedded", "services"])
+def urls(request: pytest.FixtureRequest) -> list[str]:
+    """The command line's words for a broker and a state store; none: embedded."""
+    if request.param == "embedded":
+        return []
+    return [
+        "--broker",
+        request.getfixturevalue("rabbit_url"),
+        "--state",
+        request.getfixturevalue("redis_url"),
+    ]
+
+
+@pytest.fixture
+def fed(federation: str, tmp_path: Path, urls: list[str]) -> Iterator[Federation]:
+    made = Federation(federation, tmp_path, urls)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_fed(tmp_path: Path) -> Iterator[type]:
+    """Makes federations by name, folder and urls; ends what they started."""
+    made: list[Federation] = []
+
+    def make(name: str, urls: list[str]) -> Federation:
+        made.append(Federation(name, tmp_path / f"{name}-{len(made)}", urls))
+        return made[-1]
+
+    yield make
+    for federation in made:
+        federation.close()
