@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from coordinator.models import GlobalModel
 from coordinator.optimizers import make as make_optimizer
 from coordinator.output import Folder, Observer
 from coordinator.service import Coordinator
+from coordinator.spool import Spool
 from coordinator.target import Target
 from coordinator.validation import Verdict
 from shared.errors import ConfigError, JournalError
@@ -41,7 +41,7 @@ def build(
         target.store(),
         model,
         Folder(target.folder),
-        Path(tempfile.mkdtemp(prefix="spool-", dir=target.folder)),
+        Spool(target.folder),
         make_token(),
         observers,
         stop,

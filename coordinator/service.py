@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
-from pathlib import Path
 
 from coordinator import intake
 from coordinator.config import Config, differences
@@ -71,7 +70,7 @@ class Coordinator:
         store: StateStore,
         model: GlobalModel,
         folder: Folder,
-        spool: Path,
+        spool: Spool,
         token: str,
         observers: Sequence[Observer] = (),
         stop: threading.Event | None = None,
@@ -82,7 +81,7 @@ class Coordinator:
         self._store = store
         self._model = model
         self._folder = folder
-        self._spool = Spool(spool)
+        self._spool = spool
         self._token = token
         self._observers = observers
         self._stop = stop or threading.Event()

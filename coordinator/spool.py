@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,17 +59,17 @@ class Broken:
 
 
 class Spool:
-    """Not for several threads. `limit` is the largest payload, in bytes, that is taken (None: any)."""
+    """Not for several threads. `folder` is where large payloads lie, in files without a name.
+
+    `limit` is the largest payload, in bytes, that is taken (None: any).
+    """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.limit: int | None = None
         self._unfinished: dict[Key, Arrival] = {}
         self._whole: dict[Key, Arrival] = {}
         self._in_memory = 0
-        for stale in folder.glob("*.update"):
-            stale.unlink()
 
     def take(self, part: Part) -> Arrival | Broken | None:
         """Takes the next part of the log; returns what it completed or broke."""
@@ -157,10 +158,8 @@ class Spool:
 
     def _write(self, arrival: Arrival, data: Buffer) -> None:
         if arrival.file is None:
-            path = self._folder / f"{arrival.first}.update"
-            arrival.file = path.open("w+b", buffering=0)
-            # The name is not needed: what is held ends with this process, and the log has it all.
-            path.unlink()
+            # Without a name: what is held ends with this process, and the log has it all.
+            arrival.file = tempfile.TemporaryFile(buffering=0, dir=self._folder)  # noqa: SIM115
         view = memoryview(data)
         while len(view):
             view = view[arrival.file.write(view) :]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 from typing import Annotated, Any
 
@@ -96,5 +95,6 @@ def _params(text: str) -> dict[str, Any]:
 
 def _when_stdin_closes(stop: Any) -> None:
     """The process that started this worker holds its standard input open for as long as it lives."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):
+        pass
     stop()
