@@ -170,9 +170,12 @@ class EmbeddedBroker:
             self._server.forget(subscription)
 
     def _come_alive(self, path: Path) -> int:
-        # Under the lock: nobody judges the dead while a new file isn't locked yet.
+        # Under the lock: nobody buries the dead while a new file isn't locked yet.
         with self._database.locked():
             path.parent.mkdir(exist_ok=True)
+            for other in path.parent.iterdir():
+                if _locks.is_free(other):
+                    other.unlink(missing_ok=True)
             life = _locks.open_lock(path)
             _locks.take(life)
         return life

@@ -311,6 +311,21 @@ class TestDeaths:
         finally:
             os.kill(forked, signal.SIGKILL)
 
+    def test_their_files_go_when_the_next_one_comes(
+        self, broker: EmbeddedBroker, folder: Path, spawn: Spawn
+    ) -> None:
+        child = spawn("broker.consume(queue, got.put); got.get(); print(flush=True); sys.stdin.read()")
+        broker.publish([_work(b"x")])
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.kill()
+        child.wait()
+        other, inbox = connect(folder, "other"), Inbox()
+        assert len(os.listdir(folder / "owners")) == 2
+        other.consume(WORK.name, inbox.put)
+        assert inbox.get(timeout=SOON_S).redelivered == 1
+        other.close()
+
     def test_workers_killed_again_and_again_answer_everything_once(
         self, broker: EmbeddedBroker, spawn: Spawn
     ) -> None:
