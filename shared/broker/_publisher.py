@@ -1,0 +1,244 @@
+"""Publishing to RabbitMQ with confirms in flight together, and again after whatever breaks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from shared.broker._amqp import Channel, Connection, refusal_of, text_of
+from shared.broker._link import Link
+from shared.broker.port import Publication
+from shared.errors import RefusedError, UnconfirmedError, UnroutableError, WarrenError
+from shared.retry import Pauses
+
+log = logging.getLogger(__name__)
+
+#: How much may be sent and not confirmed yet, so that a large message isn't copied whole into buffers.
+WINDOW_BYTES = 32 * 1024 * 1024
+WINDOW_PARTS = 4096
+#: How often parts are sent without any confirm between, before the publish fails.
+TRIES = 5
+
+#: AMQP's bound for names, keys and ids.
+SHORT_TEXT_BYTES = 255
+
+Send = Callable[[Channel, Publication], None]
+
+
+@dataclass(eq=False)
+class Job:
+    """One call of `publish`; `unsent` are indices, in order, `then` is called after the last confirm."""
+
+    publications: Sequence[Publication]
+    then: Callable[[], None] | None = None
+    done: Future[None] = field(default_factory=Future)
+    unsent: deque[int] = field(default_factory=deque)
+    tries: int = 0
+    returned: str = ""
+
+    def __post_init__(self) -> None:
+        self.unsent.extend(range(len(self.publications)))
+
+
+class _Line:
+    """A channel with confirms on, and what was sent on it and not confirmed yet."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.unconfirmed: dict[int, tuple[int, int]] = {}
+        self._nbytes = 0
+        self._tag = 0
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether a part of so many bytes may be sent now; alone, any may."""
+        waiting = len(self.unconfirmed)
+        return not waiting or (waiting < WINDOW_PARTS and self._nbytes + nbytes <= WINDOW_BYTES)
+
+    def sent(self, index: int, nbytes: int) -> None:
+        """Notes a part under the tag that its confirm will have."""
+        self._tag += 1
+        self._nbytes += nbytes
+        self.unconfirmed[self._tag] = index, nbytes
+
+    def settle(self, tag: int, multiple: bool) -> None:
+        """Strikes out what a confirm is about."""
+        tags = [each for each in self.unconfirmed if each <= tag] if multiple else [tag]
+        for each in tags:
+            self._nbytes -= self.unconfirmed.pop(each)[1]
+
+
+class Publisher:
+    """Publishes one job after another on a channel of its own. A `Resident`; of its link's thread only.
+
+    One job at a time: what the broker answers by closing the channel is then always about that job.
+    """
+
+    def __init__(self, link: Link, send: Send, confirm_timeout_s: float) -> None:
+        self._link = link
+        self._send = send
+        self._timeout_s = confirm_timeout_s
+        self._jobs: deque[Job] = deque()
+        self._pauses = Pauses()
+        self._connection: Connection | None = None
+        self._line: _Line | None = None
+        self._blocked = False
+        self._moved = 0.0
+        self._watching = False
+
+    def submit(self, job: Job) -> None:
+        """Publishes after the jobs before; its `done` tells how it ended."""
+        self._jobs.append(job)
+        if len(self._jobs) == 1:
+            self._go_on()
+
+    def up(self, connection: Connection) -> None:
+        connection.add_on_connection_blocked_callback(self._on_blocked)
+        connection.add_on_connection_unblocked_callback(self._on_unblocked)
+        self._connection = connection
+        self._open()
+
+    def down(self) -> None:
+        self._connection = None
+        self._blocked = False
+        self._retake()
+
+    def give_up(self, error: WarrenError) -> None:
+        while self._jobs:
+            self._fail(error)
+
+    def _open(self) -> None:
+        if self._connection is not None and self._connection.is_open:
+            self._connection.channel(on_open_callback=self._on_open)
+
+    def _on_open(self, channel: Channel) -> None:
+        line = _Line(channel)
+        channel.add_on_close_callback(partial(self._on_close, line))
+        channel.add_on_return_callback(self._on_return)
+        channel.confirm_delivery(partial(self._on_confirm, line), callback=lambda _: self._use(line))
+
+    def _use(self, line: _Line) -> None:
+        if self._line is not None:
+            line.channel.close()
+            return
+        self._line = line
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Something moved: the patience with the broker begins anew, and more may be sent."""
+        self._moved = time.monotonic()
+        self._watch(self._timeout_s)
+        job = self._jobs[0] if self._jobs else None
+        while self._line and job and job.unsent:
+            publication = job.publications[job.unsent[0]]
+            nbytes = len(publication.part.body)
+            if not self._line.has_room(nbytes):
+                return
+            self._send(self._line.channel, publication)
+            self._line.sent(job.unsent.popleft(), nbytes)
+
+    def _on_confirm(self, line: _Line, frame: Any) -> None:
+        if line is not self._line:
+            return
+        if frame.method.NAME == "Basic.Nack":
+            self._begin_again("the broker could not store it")
+            return
+        line.settle(frame.method.delivery_tag, frame.method.multiple)
+        self._pauses.reset()
+        self._jobs[0].tries = 0
+        if self._jobs[0].unsent or line.unconfirmed:
+            self._go_on()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        job = self._jobs[0]
+        if job.returned:
+            self._fail(UnroutableError(f"no queue takes {job.returned}: declare it, or check the name"))
+            return
+        if job.then is not None:
+            job.then()
+        self._jobs.popleft()
+        job.done.set_result(None)
+        self._go_on()
+
+    def _on_return(self, _channel: Channel, method: Any, _properties: Any, _body: bytes) -> None:
+        if self._jobs:
+            self._jobs[0].returned = f"messages for {method.routing_key!r} at {method.exchange}"
+
+    def _on_close(self, line: _Line, _channel: Channel, reason: Exception) -> None:
+        if line is not self._line or self._connection is None or not self._connection.is_open:
+            return  # our own doing, or `down` is next
+        refusal = refusal_of(reason)
+        if refusal is not None and self._jobs:
+            self._line = None
+            self._fail(refusal)
+            self._open()
+        else:
+            self._begin_again(text_of(reason))
+
+    def _begin_again(self, why: str) -> None:
+        """On another channel, in a while."""
+        line = self._line
+        self._retake(why)
+        if line is not None and line.channel.is_open:
+            line.channel.close()
+        self._link.later(self._pauses.next(), self._open)
+
+    def _retake(self, why: str = "no confirm came") -> None:
+        """What was not confirmed on a channel that is gone is to be sent again; too often: it failed."""
+        line, self._line = self._line, None
+        if not self._jobs:
+            return
+        job = self._jobs[0]
+        if line is not None:
+            job.unsent.extendleft(index for index, _ in reversed(line.unconfirmed.values()))
+        job.tries += 1
+        if job.tries >= TRIES:
+            self._fail(UnconfirmedError(f"{why}, in {TRIES} tries: look at the broker's log, then try again"))
+
+    def _fail(self, error: WarrenError) -> None:
+        self._jobs.popleft().done.set_exception(error)
+        self._go_on()
+
+    def _on_blocked(self, _connection: Connection, frame: Any) -> None:
+        self._blocked = True
+        log.warning("the broker takes no messages for now (%s): waiting", frame.method.reason)
+
+    def _on_unblocked(self, _connection: Connection, _frame: Any) -> None:
+        self._blocked = False
+        log.info("the broker takes messages again")
+        self._go_on()
+
+    def _watch(self, delay_s: float) -> None:
+        if not self._watching and self._jobs and self._connection is not None:
+            self._watching = True
+            self._link.later(delay_s, self._look)
+
+    def _look(self) -> None:
+        """Breaks a connection on which nothing has moved for too long."""
+        self._watching = False
+        left = self._moved + self._timeout_s - time.monotonic()
+        if self._blocked or left > 0 or not self._jobs:
+            self._watch(max(left, self._timeout_s if self._blocked else 0.0))
+        elif self._connection is not None:
+            log.warning("the broker has confirmed nothing for %g s: connecting again", self._timeout_s)
+            self._connection.abort("no confirm came in time")
+
+
+def check_names(publications: Sequence[Publication]) -> None:
+    """Whether AMQP has room for the names.
+
+    Raises:
+        RefusedError: one is too long.
+    """
+    for publication in publications:
+        part = publication.part
+        for text in (publication.exchange, publication.key, part.message_id, part.kind):
+            if len(text.encode()) > SHORT_TEXT_BYTES:
+                raise RefusedError(f"{text[:40]!r}… is too long: names have at most {SHORT_TEXT_BYTES} bytes")

@@ -1,0 +1,261 @@
+"""Subscriptions at RabbitMQ: followers of streams and consumers of queues, through lost connections."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shared.broker._amqp import Channel, Connection, code_of, headers_of, number, part_of, refusal_of, text_of
+from shared.broker._link import Link
+from shared.broker.port import FIRST, NEXT, Delivery, Sink
+from shared.errors import BrokerUnreachable, WarrenError
+from shared.retry import Pauses
+
+log = logging.getLogger(__name__)
+
+#: How far our clock may be ahead of the broker's. A follower from NEXT that loses its connection before it
+#: saw anything goes on that much before its attach.
+CLOCK_SKEW = timedelta(seconds=60)
+#: How long the broker may take to answer the end of a consumer.
+CLOSE_S = 5.0
+
+
+class Settle:
+    """The right to ack or give back one delivery, once, on the channel that it came on; from any thread."""
+
+    __slots__ = ("_channel", "_link", "_tag")
+
+    def __init__(self, link: Link, channel: Channel, tag: int) -> None:
+        self._link = link
+        self._channel: Channel | None = channel
+        self._tag = tag
+
+    def ack(self) -> None:
+        """Done with; does nothing when that channel is gone."""
+        self._settle(lambda channel: channel.basic_ack(self._tag))
+
+    def give_back(self) -> None:
+        """For another consumer; does nothing when that channel is gone."""
+        self._settle(lambda channel: channel.basic_nack(self._tag, requeue=True))
+
+    def _settle(self, how: Callable[[Channel], None]) -> None:
+        def on_thread() -> None:
+            channel, self._channel = self._channel, None
+            if channel is not None and channel.is_open:
+                how(channel)
+
+        try:
+            self._link.run(on_thread)
+        except BrokerUnreachable:
+            log.debug("a delivery of a connection that is gone was settled")
+
+
+class Reader:
+    """Base of both subscriptions: keeps a channel with one consumer on a link. A `Resident`.
+
+    `started` is done when deliveries may come, or when the wait for the queue has begun; `forget` is called
+    when it is closed.
+    """
+
+    forget: Callable[[Reader], None]
+
+    def __init__(self, link: Link, queue: str, sink: Sink, prefetch: int) -> None:
+        self.started: Future[None] = Future()
+        self._link = link
+        self._queue = queue
+        self._sink = sink
+        self._prefetch = prefetch
+        self._pauses = Pauses()
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
+        self._waiting = False
+        self._gone: Future[None] | None = None
+
+    def close(self) -> None:
+        self.forget(self)
+        gone: Future[None] = Future()
+        try:
+            self._link.run(lambda: self._shut(gone))
+        except BrokerUnreachable:
+            return  # with the link it ended too
+        if not self._link.is_mine():
+            gone.result()
+
+    def up(self, connection: Connection) -> None:
+        self._connection = connection
+        self._open()
+
+    def down(self) -> None:
+        self._connection = self._channel = None
+
+    def give_up(self, error: WarrenError) -> None:
+        if not self.started.done():
+            self.started.set_exception(error)
+
+    def _open(self) -> None:
+        connection = self._connection
+        if connection is not None and connection.is_open and self._channel is None and self._gone is None:
+            connection.channel(on_open_callback=self._on_open)
+
+    def _on_open(self, channel: Channel) -> None:
+        if self._channel is not None or self._gone is not None:
+            channel.close()
+            return
+        self._channel = channel
+        channel.add_on_close_callback(self._on_close)
+        channel.add_on_cancel_callback(lambda _: self._on_cancel(channel))
+        channel.basic_qos(prefetch_count=self._prefetch)
+        channel.basic_consume(
+            self._queue,
+            self._on_message,
+            arguments=self._arguments(),
+            callback=lambda _: self._on_consuming(),
+        )
+
+    def _on_consuming(self) -> None:
+        self._pauses.reset()
+        if self._waiting:
+            log.info("%s is there now", self._queue)
+            self._waiting = False
+        self._start()
+
+    def _on_message(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+        if self._gone is not None or channel is not self._channel:
+            return
+        delivery = self._delivery(channel, method, properties, body)
+        if delivery is None:
+            channel.basic_ack(method.delivery_tag)
+            return
+        try:
+            self._sink(delivery)
+        except BaseException:
+            log.exception("the sink for %s failed: its connection is made again", self._queue)
+            raise
+
+    def _on_cancel(self, channel: Channel) -> None:
+        """The broker ended the consumer: the queue is gone."""
+        if channel is self._channel:
+            self._channel = None
+            channel.close()
+            self._on_deleted()
+            self._open_later()
+
+    def _on_close(self, channel: Channel, reason: Exception) -> None:
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+        if channel is not self._channel or self._connection is None or not self._connection.is_open:
+            return  # our own doing, or `down` is next
+        self._channel = None
+        refusal = refusal_of(reason)
+        if code_of(reason) == 404:
+            self._wait_for_queue()
+        elif refusal is not None and not self.started.done():
+            self.started.set_exception(refusal)
+            return
+        else:
+            log.warning(
+                "%s: the broker ended the reading (%s): beginning again", self._queue, text_of(reason)
+            )
+        self._open_later()
+
+    def _wait_for_queue(self) -> None:
+        if not self._waiting:
+            log.info("waiting for %s, which the broker doesn't have yet", self._queue)
+            self._waiting = True
+        self._start()
+
+    def _start(self) -> None:
+        if not self.started.done():
+            self.started.set_result(None)
+
+    def _open_later(self) -> None:
+        self._link.later(self._pauses.next(), self._open)
+
+    def _shut(self, gone: Future[None]) -> None:
+        self._gone = gone
+        self._link.remove(self)
+        channel, self._channel = self._channel, None
+        if channel is None or not channel.is_open:
+            gone.set_result(None)
+            return
+        self._end(channel)
+        self._link.later(CLOSE_S, lambda: None if gone.done() else gone.set_result(None))
+
+    def _end(self, channel: Channel) -> None:
+        """Ends the channel, and then `_gone`."""
+        channel.close()
+
+    def _arguments(self) -> dict[str, object]:
+        raise NotImplementedError
+
+    def _delivery(self, channel: Channel, method: Any, properties: Any, body: bytes) -> Delivery | None:
+        """What to hand out; None: nothing, it is acked at once."""
+        raise NotImplementedError
+
+    def _on_deleted(self) -> None:
+        """The queue is gone with all that it held."""
+
+
+class Consumer(Reader):
+    """Takes a queue's messages; closing its channel gives back what is unacked."""
+
+    def _arguments(self) -> dict[str, object]:
+        return {"x-priority": 0}  # the default; streams refuse it, and are not to be consumed
+
+    def _delivery(self, channel: Channel, method: Any, properties: Any, body: bytes) -> Delivery:
+        settle = Settle(self._link, channel, method.delivery_tag)
+        count = number(headers_of(properties), "x-delivery-count", int(method.redelivered))
+        return Delivery(part_of(properties, body), settle.ack, settle.give_back, count)
+
+
+class Follower(Reader):
+    """Reads a stream, on a link that it has for itself: streams answer what a client does to unacked
+    deliveries at its end by breaking the connection.
+
+    An offset that the log hasn't reached is waited for: nothing is handed out until it gets there.
+    """
+
+    def __init__(self, link: Link, log_name: str, start: int, sink: Sink, prefetch: int) -> None:
+        super().__init__(link, log_name, sink, prefetch)
+        self._floor = max(start, 0)
+        self._seen = False
+        self._start_at: object = {FIRST: "first", NEXT: "next"}.get(start, start)
+
+    def close(self) -> None:
+        super().close()
+        self._link.close()
+
+    def _arguments(self) -> dict[str, object]:
+        # Not the floor itself: behind the tail of a log there is nothing to attach to.
+        return {"x-stream-offset": self._floor - 1 if self._seen else self._start_at}
+
+    def _start(self) -> None:
+        if self._start_at == "next":
+            # From now on all counts: in a log that isn't there yet, from its first part on.
+            self._start_at = "first" if self._waiting else _moment(time.time())
+        super()._start()
+
+    def _delivery(self, channel: Channel, method: Any, properties: Any, body: bytes) -> Delivery | None:
+        offset = number(headers_of(properties), "x-stream-offset", -1)
+        if 0 <= offset < self._floor:
+            return None
+        if offset >= 0:
+            self._floor, self._seen = offset + 1, True
+        part = part_of(properties, body, offset if offset >= 0 else self._floor)
+        return Delivery(part, Settle(self._link, channel, method.delivery_tag).ack)
+
+    def _end(self, channel: Channel) -> None:
+        if self._gone is not None:
+            self._gone.set_result(None)  # the connection ends next
+
+    def _on_deleted(self) -> None:
+        self._floor, self._seen, self._start_at = 0, False, "first"
+
+
+def _moment(seconds: float) -> datetime:
+    """That long before, as the broker takes it."""
+    return datetime.fromtimestamp(seconds, UTC) - CLOCK_SKEW
