@@ -68,6 +68,7 @@ def run(
     With nothing installed it uses an embedded broker in the run's folder. Ended early, it goes on where it
     was when it is run again.
     """
+    from coordinator import lifecycle
     from coordinator.local import Workers, check_data
 
     config, target = _prepared(file, broker, state, out, overrides, log_format, verbose)
@@ -87,6 +88,7 @@ def run(
     code = _lead(config, target, fresh, threads, as_json, log_format, stop, workers_of)
     if failures:
         raise ConfigError(failures[0])
+    lifecycle.say_goodbye(code, target, as_json)
     sys.exit(code)
 
 
@@ -107,8 +109,12 @@ def coordinate(
 
     A second one for the same federation stands by, and takes over when the first is gone.
     """
+    from coordinator import lifecycle
+
     config, target = _prepared(file, broker, state, out, overrides, log_format, verbose)
-    sys.exit(_lead(config, target, fresh, threads, as_json, log_format, threading.Event(), None))
+    code = _lead(config, target, fresh, threads, as_json, log_format, threading.Event(), None)
+    lifecycle.say_goodbye(code, target, as_json)
+    sys.exit(code)
 
 
 @app.command()
@@ -231,5 +237,4 @@ def _lead(
             finally:
                 if workers is not None:
                     workers.close()
-        lifecycle.say_goodbye(code, config, target, as_json)
     return code

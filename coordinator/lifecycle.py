@@ -114,7 +114,7 @@ def watching(name: str, live: bool, observers: list[Observer], log_file: Path) -
         handler.close()
 
 
-def say_goodbye(code: int, config: Config, target: Target, as_json: bool) -> None:
+def say_goodbye(code: int, target: Target, as_json: bool) -> None:
     """The last line for people."""
     if as_json:
         return
