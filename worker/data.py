@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import csv
 import importlib
+import itertools
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,17 +109,18 @@ def _read(path: Path) -> Arrays:
 
 def _read_npz(path: Path) -> Arrays:
     name = ""
+    arrays: Arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ConfigError(f"{path} holds one array without a name: write it with numpy.savez")
-            arrays: Arrays = {}
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ConfigError(f"{path} holds one array without a name: write it with numpy.savez")
+        with file:
             for name in file.files:
                 arrays[name] = file[name]
-            return arrays
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         array = f"array {name!r} cannot be read" if name else "it cannot be read as .npz"
         raise ConfigError(f"{path}: {array}: {error}") from error
+    return arrays
 
 
 def _read_csv(path: Path) -> Arrays:
@@ -145,10 +148,9 @@ def _csv_header(path: Path) -> list[str]:
 
 
 def _csv_columns(path: Path, places: list[int], dtype: type) -> Array:
-    return np.loadtxt(
-        path, dtype, comments=None, delimiter=",", skiprows=1, usecols=places, ndmin=2,
-        encoding="utf-8-sig", quotechar='"',
-    )  # fmt: skip
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = itertools.islice((line for line in file if line.strip()), 1, None)
+        return np.loadtxt(rows, dtype, comments=None, delimiter=",", usecols=places, ndmin=2, quotechar='"')
 
 
 def _read_parquet(path: Path) -> Arrays:
