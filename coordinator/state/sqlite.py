@@ -6,6 +6,7 @@ last commits, which the coordinator writes again. Leases expire by the machine's
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import threading
 import time
@@ -147,7 +148,10 @@ class SqliteStore:
             self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
         self._connections.append(database)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        database.executescript(TABLES)
+        # SQLite doesn't wait for another process that makes the same change of mode: one at a time.
+        with open(self._path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.executescript(TABLES)
         return database

@@ -385,6 +385,22 @@ def test_a_writer_killed_at_work_leaves_a_whole_state(tmp_path: Path) -> None:
     assert store.write("b", Changes(history=["more"]))
 
 
+def test_many_may_open_a_new_folder_at_once(tmp_path: Path) -> None:
+    barrier = threading.Barrier(8)
+
+    def open_and_contend(attempt: int, token: str) -> str:
+        store = SqliteStore(tmp_path / str(attempt), "hospitals")
+        barrier.wait()
+        holder = store.lease(token, LONG_S)
+        store.close()
+        return holder
+
+    with ThreadPoolExecutor(8) as pool:
+        for attempt in range(50):
+            holders = set(pool.map(open_and_contend, [attempt] * 8, "abcdefgh"))
+            assert len(holders) == 1
+
+
 def test_a_closed_store_opens_again_when_used(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path, "hospitals")
     store.lease("a", LONG_S)
