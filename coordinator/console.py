@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.facts import Answer, State
+from coordinator.facts import Answer, Phase, State
 from coordinator.output import megabytes
 from coordinator.service import waiting_for
 from coordinator.validation import Verdict
@@ -88,11 +88,12 @@ class LiveTable:
         state = self._state
         if state is None:
             return Text("starting")
-        here = f"{len(state.present)} clients of {len(state.sites - state.absent)} sites are here"
+        if state.phase is Phase.FINISHED:
+            return Text(f"ended at version {state.version}: {state.outcome_reason}")
         missing = waiting_for(state)
         if missing:
             return Text(missing)
-        answered = (
-            f"{len(state.accepted)} of {state.target or len(state.cohort) or state.rules.buffer} answers"
-        )
+        wanted = state.rules.buffer if state.rules.buffered else state.target or len(state.cohort)
+        answered = f"{len(state.accepted)} of {wanted} answers"
+        here = f"{len(state.present)} clients of {len(state.sites - state.absent)} sites are here"
         return Text(f"round {state.round} of {state.rules.rounds} {state.phase.value}: {answered}; {here}")

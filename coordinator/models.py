@@ -69,6 +69,8 @@ class GlobalModel:
         self._unlocated = 0
         self._checkpoint = self._parent_checkpoint = FIRST
         self.weights: Weights | None = None
+        #: Of tasks that were published here, since the driver last looked.
+        self.published_bytes = 0
 
     @property
     def layout(self) -> Layout | None:
@@ -94,6 +96,7 @@ class GlobalModel:
         nbytes = parts[0].nbytes
         if self._unlocated + nbytes > LOCATE_BYTES or len(parts) > 2:
             self._hint = self._broker.publish(publications, locate=True)
+            self.published_bytes += nbytes
             self._unlocated, publications = 0, []
         else:
             self._unlocated += nbytes

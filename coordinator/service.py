@@ -372,6 +372,8 @@ class Coordinator:
         if publications:
             self._broker.publish(publications)
             self._bytes_out += sum(len(publication.part.body) for publication in publications)
+        self._bytes_out += self._model.published_bytes
+        self._model.published_bytes = 0
 
     def _assignment(self, order: Order, task: TaskRef | None) -> Assignment:
         seed = self._config.federation.seed

@@ -79,11 +79,12 @@ class Federation:
         """Starts a `warren` command, in a process group of its own."""
         return self._start("coordinator", *arguments)
 
-    def worker(self, site: dict, *more: str) -> subprocess.Popen:
+    def worker(self, site: dict, *more: str, broker_url: str = "") -> subprocess.Popen:
         """Starts a worker of a site, as an engineer there would."""
         return self._start(
             "worker", "--federation", self.name, "--site", site["name"], "--data", site["data"],
-            "--trainer", site["trainer"], "--params", json.dumps(site["params"]), "--broker", self.broker_url,
+            "--trainer", site["trainer"], "--params", json.dumps(site["params"]),
+            "--broker", broker_url or self.broker_url,
             *more,
         )  # fmt: skip
 
