@@ -1,0 +1,307 @@
+"""From a round's accepted updates to the next model: the mean of the deltas, then the server optimiser.
+
+The result is a pure function of base, updates and optimiser state, to the last bit. Updates are taken in
+canonical order; every element is summed in float64 by elementwise operations, divided once, stepped by the
+optimiser in float64, and rounded half to even to the tensor's dtype. There is no BLAS and no reduction
+along the elements, so neither the order of arrival nor blocks nor threads can change a bit.
+
+The model is folded in blocks: beside the new payload and the new optimiser state it takes a few blocks of
+memory a thread, so deltas may be memory maps of any size. Neighbouring tensors of one dtype are one run.
+
+Deltas of integer tensors are in two's complement. They are averaged in float64, rounded half to even, and
+added with wrap; the optimiser doesn't touch them. (Beyond 2**53 float64 cannot tell integers apart.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.optimizers import OptimizerState, ServerOptimizer
+from shared.errors import ConfigError, FederationFailed, MessageError
+from shared.weights import DTYPES, Array, Buffer, Layout, Tensor, Weights
+
+Block = npt.NDArray[np.float64]
+
+#: Elements that are folded at one time; measured: below it calls cost, far above it caches miss.
+BLOCK = 1 << 17
+#: The extreme float64s that are int64s.
+_MIN_INT64, _MAX_INT64 = -(2.0**63), 2.0**63 - 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """An accepted update: the payload of its delta in the model's layout, and how much it counts.
+
+    `weight` is examples × discount, or the discount alone. `id` is that of the assignment it answers.
+    """
+
+    client: str
+    base_version: int
+    weight: float
+    delta: Buffer
+    id: str = ""
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """By this, contributions are ordered; no two in a round have the same."""
+        return self.client, self.base_version, self.id
+
+
+def canonical(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]:
+    """The contributions in the order in which they are folded: by client, base version, id.
+
+    Raises:
+        FederationFailed: one of them stands there twice.
+    """
+    ordered = tuple(sorted(contributions, key=lambda contribution: contribution.key))
+    for one, other in pairwise(ordered):
+        if one.key == other.key:
+            raise FederationFailed(
+                f"update {one.key} would be counted twice: this is a bug, please report it"
+            )
+    return ordered
+
+
+def check_model(layout: Layout) -> None:
+    """Checks that models of this layout can be averaged.
+
+    Raises:
+        MessageError: a tensor is of truth values or complex numbers, or there is no tensor.
+    """
+    if not layout.tensors:
+        raise MessageError("the model has no tensors: nothing could be trained")
+    for tensor in layout.tensors:
+        _folded_as(tensor)
+
+
+def finite(layout: Layout, payload: Buffer) -> str | None:
+    """The name of the first float tensor that holds a NaN or an infinity, None if all is finite.
+
+    Raises:
+        MessageError: the payload's length is not the layout's, or the layout's models can't be averaged.
+    """
+    _check_length(layout, payload, "the payload")
+    room = np.empty(BLOCK, bool)
+    for block in _blocks(_runs(layout), BLOCK):
+        if block.dtype.kind != "f":
+            continue
+        values = _view(payload, block.dtype)[block.start : block.stop]
+        found = np.isfinite(values, out=room[: values.size])
+        if not found.all():
+            return _tensor_at(layout, (block.start + int(found.argmin())) * block.dtype.itemsize)
+    return None
+
+
+def aggregate(
+    base: Weights,
+    contributions: Iterable[Contribution],
+    *,
+    normalise: Literal["weights", "count"],
+    rule: str = "mean",
+    optimizer: ServerOptimizer,
+    state: OptimizerState,
+    threads: int = 1,
+    block: int = BLOCK,
+) -> tuple[Weights, OptimizerState]:
+    """The next model and optimiser state; base, deltas and state are left as they are.
+
+    The mean's divisor is the sum of the weights, or the number of contributions.
+
+    Raises:
+        ConfigError: there is no such rule.
+        FederationFailed: nothing to fold, no weight in it, the new model would not be finite, or the state
+            is not this optimiser's for this model.
+        MessageError: a delta is not in the model's layout, or the model can't be averaged.
+    """
+    if rule not in RULES:
+        raise ConfigError(f"aggregation rule {rule!r} is not known; known are {', '.join(RULES)}")
+    layout, ordered = base.layout, canonical(contributions)
+    _check_length(layout, base.payload, "the model")
+    for contribution in ordered:
+        _check_length(layout, contribution.delta, f"the update of {contribution.client}")
+    optimizer.check_state(layout, state)
+    # Zeros as the system hands them out, untouched; a bytearray would write them, and then again.
+    payload = memoryview(np.zeros(layout.nbytes, np.uint8))
+    fold = _Fold(
+        RULES[rule],
+        [contribution.weight for contribution in ordered],
+        _divisor(ordered, normalise),
+        optimizer,
+        [contribution.delta for contribution in ordered],
+        base.payload,
+        payload,
+        state,
+        {name: np.empty_like(slot) for name, slot in state.items()},
+    )
+    fold.run(_blocks(_runs(layout), block), threads)
+    bad = finite(layout, payload)
+    if bad:
+        raise FederationFailed(
+            f"the updates would leave tensor {bad!r} of the model without finite values: some site's updates "
+            f"are far too large; find it in the log, and start anew without it"
+        )
+    return Weights(layout, payload), fold.new_state
+
+
+#: Folds one block of every delta into `total`, by their weights and the divisor; `term` is scratch.
+Rule = Callable[[Sequence[Array], Sequence[float], float, Block, Block], None]
+
+
+def _mean(
+    deltas: Sequence[Array], weights: Sequence[float], divisor: float, total: Block, term: Block
+) -> None:
+    total[...] = deltas[0]
+    total *= weights[0]
+    for delta, weight in zip(deltas[1:], weights[1:], strict=True):
+        # Widened first and then multiplied in place: faster than a multiplication that casts on its way.
+        term[...] = delta
+        term *= weight
+        total += term
+    total /= divisor
+
+
+RULES: Mapping[str, Rule] = {"mean": _mean}
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Neighbouring elements of one dtype; `start` and `stop` count elements of it from the payload's begin.
+
+    `slot` is how many float elements of the model lie before it.
+    """
+
+    dtype: np.dtype[Any]
+    start: int
+    stop: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """One aggregation on its way: what every thread reads, and the outputs that each writes its blocks of."""
+
+    rule: Rule
+    weights: Sequence[float]
+    divisor: float
+    optimizer: ServerOptimizer
+    deltas: Sequence[Buffer]
+    base: Buffer
+    payload: Buffer
+    state: OptimizerState
+    new_state: OptimizerState
+
+    def run(self, blocks: Sequence[_Run], threads: int) -> None:
+        stripes = [blocks[i::threads] for i in range(min(threads, len(blocks)))]
+        if len(stripes) <= 1:
+            self._stripe(blocks)
+            return
+        with ThreadPoolExecutor(len(stripes)) as pool:
+            for done in [pool.submit(self._stripe, stripe) for stripe in stripes]:
+                done.result()
+
+    def _stripe(self, blocks: Sequence[_Run]) -> None:
+        size = max((block.stop - block.start for block in blocks), default=0)
+        scratch = np.empty((3 + len(self.state), size))
+        views: dict[np.dtype[Any], tuple[Array, Array, list[Array]]] = {}
+        # What overflows is found in the result, and named there.
+        with np.errstate(all="ignore"):
+            for block in blocks:
+                if block.dtype not in views:
+                    views[block.dtype] = self._views(block.dtype)
+                self._fold(block, scratch[:, : block.stop - block.start], *views[block.dtype])
+
+    def _views(self, dtype: np.dtype[Any]) -> tuple[Array, Array, list[Array]]:
+        deltas = [_view(delta, dtype) for delta in self.deltas]
+        return _view(self.base, dtype), _view(self.payload, dtype), deltas
+
+    def _fold(self, block: _Run, scratch: Block, base: Array, out: Array, deltas: Sequence[Array]) -> None:
+        place = slice(block.start, block.stop)
+        mean, room, x, *slots = scratch
+        self.rule([delta[place] for delta in deltas], self.weights, self.divisor, mean, room)
+        if block.dtype.kind == "f":
+            x[...] = base[place]
+            self._step(slice(block.slot, block.slot + mean.size), x, mean, slots, room)
+            out[place] = x
+        else:
+            np.clip(np.rint(mean, out=mean), _MIN_INT64, _MAX_INT64, out=mean)
+            np.add(base[place], mean.astype(np.int64).astype(block.dtype), out=out[place])
+
+    def _step(self, place: slice, x: Block, mean: Block, slots: Sequence[Block], room: Block) -> None:
+        named = dict(zip(self.state, slots, strict=True))
+        for name, slot in named.items():
+            slot[...] = self.state[name][place]
+        self.optimizer.step(x, mean, named, room)
+        for name, slot in named.items():
+            self.new_state[name][place] = slot
+
+
+def _runs(layout: Layout) -> list[_Run]:
+    runs: list[_Run] = []
+    floats = 0
+    for tensor in layout.tensors:
+        if not tensor.size:
+            continue
+        dtype = _folded_as(tensor)
+        run = _Run(dtype, tensor.offset // dtype.itemsize, 0, floats)
+        if runs and (runs[-1].dtype, runs[-1].stop) == (dtype, run.start):
+            run = runs.pop()
+        stop = (tensor.offset + tensor.nbytes) // dtype.itemsize
+        runs.append(_Run(dtype, run.start, stop, run.slot))
+        floats += tensor.size if dtype.kind == "f" else 0
+    return runs
+
+
+def _blocks(runs: Iterable[_Run], size: int) -> list[_Run]:
+    return [
+        _Run(run.dtype, start, min(start + size, run.stop), run.slot + start - run.start)
+        for run in runs
+        for start in range(run.start, run.stop, size)
+    ]
+
+
+def _folded_as(tensor: Tensor) -> np.dtype[Any]:
+    """The dtype whose arithmetic folds the tensor: unsigned numbers' deltas are signed."""
+    dtype = DTYPES[tensor.dtype]
+    if dtype.kind not in "fiu":
+        raise MessageError(
+            f"tensor {tensor.name!r} is {tensor.dtype}, which has no mean: keep it out of the model, "
+            f"or make it a float or integer tensor"
+        )
+    return DTYPES[tensor.dtype.removeprefix("u")]
+
+
+def _view(buffer: Buffer, dtype: np.dtype[Any]) -> Array:
+    """The whole items of that dtype in a buffer."""
+    return np.frombuffer(buffer, dtype, memoryview(buffer).nbytes // dtype.itemsize)
+
+
+def _tensor_at(layout: Layout, byte: int) -> str:
+    return next(t.name for t in layout.tensors if t.offset <= byte < t.offset + t.nbytes)
+
+
+def _divisor(contributions: Sequence[Contribution], normalise: Literal["weights", "count"]) -> float:
+    if not contributions:
+        raise FederationFailed("there is no update to make the next model of")
+    total = 0.0
+    for contribution in contributions:
+        if not 0 <= contribution.weight < float("inf"):
+            raise FederationFailed(f"the update of {contribution.client} has weight {contribution.weight}")
+        total += contribution.weight
+    if normalise == "count":
+        return float(len(contributions))
+    if not 0 < total < float("inf"):
+        raise FederationFailed("the round's updates weigh nothing: choose a milder staleness discount")
+    return total
+
+
+def _check_length(layout: Layout, payload: Buffer, what: str) -> None:
+    nbytes = memoryview(payload).nbytes
+    if nbytes != layout.nbytes:
+        raise MessageError(f"{what} has {nbytes} bytes, its layout {layout.nbytes}")
