@@ -265,6 +265,17 @@ class TestWakeUps:
         assert time.monotonic() - began < 40 * 0.125
         other.close()
 
+    def test_acks_make_room_at_once(self, broker: EmbeddedBroker) -> None:
+        broker.publish([publication for _ in range(40) for publication in (_work(b"x"), _event(b"x"))])
+        queue, log = Inbox(), Inbox()
+        broker.consume(WORK.name, queue.put, prefetch=1)
+        broker.follow(TOPOLOGY.events_log, FIRST, log.put, prefetch=1)
+        began = time.monotonic()
+        for _ in range(40):
+            queue.get(timeout=SOON_S).ack()
+            log.get(timeout=SOON_S).ack()
+        assert time.monotonic() - began < 40 * 0.125
+
     def test_without_them_the_poll_finds_what_is_new_and_hangs_new_bells(
         self, broker: EmbeddedBroker, folder: Path, wait_for: Callable[..., Any]
     ) -> None:
@@ -290,6 +301,48 @@ class TestWakeUps:
         child.wait()
         broker.publish([_work(b"x")])
         assert not bell.exists()
+
+
+class TestClose:
+    def test_a_sink_may_close_its_own_subscription(self, broker: EmbeddedBroker, folder: Path) -> None:
+        broker.publish([_work(b"%d" % number) for number in range(5)])
+        handed: list[Delivery] = []
+        second = threading.Event()
+
+        def sink(delivery: Delivery) -> None:
+            handed.append(delivery)
+            if len(handed) == 2:
+                subscription.close()
+                second.set()
+
+        with broker._database.locked():  # so that `subscription` is there before the first delivery
+            subscription = broker.consume(WORK.name, sink, prefetch=5)
+        assert second.wait(SOON_S)
+        rest = Inbox()
+        broker.consume(WORK.name, rest.put, prefetch=5)
+        assert [rest.get(timeout=SOON_S).part.body for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+        assert len(handed) == 2
+
+    def test_it_waits_for_a_sink_that_is_busy(self, broker: EmbeddedBroker) -> None:
+        broker.publish([_event(b"1"), _event(b"2")])
+        busy, go_on = threading.Event(), threading.Event()
+        handed: list[Delivery] = []
+
+        def sink(delivery: Delivery) -> None:
+            busy.set()
+            go_on.wait(SOON_S)
+            handed.append(delivery)
+
+        subscription = broker.follow(TOPOLOGY.events_log, FIRST, sink)
+        assert busy.wait(SOON_S)
+        closing = threading.Thread(target=subscription.close)
+        closing.start()
+        closing.join(0.1)
+        assert closing.is_alive()
+        go_on.set()
+        closing.join(SOON_S)
+        assert not closing.is_alive()
+        assert [delivery.part.body for delivery in handed] == [b"1"]
 
 
 class TestDeaths:
