@@ -42,7 +42,7 @@ class Errand:
 
     def _open(self) -> None:
         connection = self._connection
-        if connection is None or not connection.is_open:
+        if connection is None or not connection.is_open or self.done.done():
             return
         connection.channel(on_open_callback=self._on_open)
         tries = self._tries

@@ -102,6 +102,7 @@ class Publisher:
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._connection = connection
         self._open()
+        self._go_on()
 
     def down(self) -> None:
         self._connection = None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shared.broker._amqp import Channel, Connection, code_of, headers_of, number, part_of, refusal_of, text_of
 from shared.broker._link import Link
-from shared.broker.port import FIRST, NEXT, Delivery, Sink
+from shared.broker.port import FIRST, NEXT, Delivery, Part, Sink
 from shared.errors import BrokerUnreachable, WarrenError
 from shared.retry import Pauses
 
@@ -27,12 +29,15 @@ CLOSE_S = 5.0
 class Settle:
     """The right to ack or give back one delivery, once, on the channel that it came on; from any thread."""
 
-    __slots__ = ("_channel", "_link", "_tag")
+    __slots__ = ("_channel", "_link", "_settled", "_tag", "_then")
 
-    def __init__(self, link: Link, channel: Channel, tag: int) -> None:
+    def __init__(self, link: Link, channel: Channel, tag: int, then: Callable[[], None]) -> None:
+        """`then` is called on the link's thread once it is settled, whether that channel is gone or not."""
         self._link = link
-        self._channel: Channel | None = channel
+        self._channel = channel
         self._tag = tag
+        self._then = then
+        self._settled = False
 
     def ack(self) -> None:
         """Done with; does nothing when that channel is gone."""
@@ -44,9 +49,12 @@ class Settle:
 
     def _settle(self, how: Callable[[Channel], None]) -> None:
         def on_thread() -> None:
-            channel, self._channel = self._channel, None
-            if channel is not None and channel.is_open:
-                how(channel)
+            if self._settled:
+                return
+            self._settled = True
+            if self._channel.is_open:
+                how(self._channel)
+            self._then()
 
         try:
             self._link.run(on_thread)
@@ -126,15 +134,15 @@ class Reader:
     def _on_message(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         if self._gone is not None or channel is not self._channel:
             return
-        delivery = self._delivery(channel, method, properties, body)
-        if delivery is None:
-            channel.basic_ack(method.delivery_tag)
-            return
+        self._take(channel, method, properties, body)
+
+    def _hand_out(self, delivery: Delivery) -> None:
         try:
             self._sink(delivery)
-        except BaseException:
+        except Exception:
             log.exception("the sink for %s failed: its connection is made again", self._queue)
-            raise
+            if self._connection is not None:
+                self._connection.abort("a sink failed")
 
     def _on_cancel(self, channel: Channel) -> None:
         """The broker ended the consumer: the queue is gone."""
@@ -192,8 +200,8 @@ class Reader:
     def _arguments(self) -> dict[str, object]:
         raise NotImplementedError
 
-    def _delivery(self, channel: Channel, method: Any, properties: Any, body: bytes) -> Delivery | None:
-        """What to hand out; None: nothing, it is acked at once."""
+    def _take(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+        """Something came: hands it out, now or later."""
         raise NotImplementedError
 
     def _on_deleted(self) -> None:
@@ -206,10 +214,10 @@ class Consumer(Reader):
     def _arguments(self) -> dict[str, object]:
         return {"x-priority": 0}  # the default; streams refuse it, and are not to be consumed
 
-    def _delivery(self, channel: Channel, method: Any, properties: Any, body: bytes) -> Delivery:
-        settle = Settle(self._link, channel, method.delivery_tag)
+    def _take(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+        settle = Settle(self._link, channel, method.delivery_tag, lambda: None)
         count = number(headers_of(properties), "x-delivery-count", int(method.redelivered))
-        return Delivery(part_of(properties, body), settle.ack, settle.give_back, count)
+        self._hand_out(Delivery(part_of(properties, body), settle.ack, settle.give_back, count))
 
 
 class Follower(Reader):
@@ -223,6 +231,10 @@ class Follower(Reader):
         super().__init__(link, log_name, sink, prefetch)
         self._floor = max(start, 0)
         self._seen = False
+        # The broker sends what was published in one go in one go, whatever the prefetch.
+        self._behind: deque[tuple[Channel, int, Part]] = deque()
+        self._out = 0
+        self._pumping = False
         self._start_at: object = {FIRST: "first", NEXT: "next"}.get(start, start)
 
     def close(self) -> None:
@@ -239,14 +251,34 @@ class Follower(Reader):
             self._start_at = "first" if self._waiting else _moment(time.time())
         super()._start()
 
-    def _delivery(self, channel: Channel, method: Any, properties: Any, body: bytes) -> Delivery | None:
+    def _take(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         offset = number(headers_of(properties), "x-stream-offset", -1)
-        if 0 <= offset < self._floor:
-            return None
-        if offset >= 0:
-            self._floor, self._seen = offset + 1, True
-        part = part_of(properties, body, offset if offset >= 0 else self._floor)
-        return Delivery(part, Settle(self._link, channel, method.delivery_tag).ack)
+        self._behind.append((channel, method.delivery_tag, part_of(properties, body, offset)))
+        self._pump()
+
+    def _pump(self) -> None:
+        if self._pumping:
+            return  # a sink acked at once
+        self._pumping = True
+        while self._behind and self._out < self._prefetch and self._gone is None:
+            self._pass_on(*self._behind.popleft())
+        self._pumping = False
+
+    def _pass_on(self, channel: Channel, tag: int, part: Part) -> None:
+        if not channel.is_open:
+            return  # it comes again
+        if part.offset < 0:  # its headers are unreadable; it isn't before this
+            part = replace(part, offset=self._floor)
+        if part.offset < self._floor:
+            channel.basic_ack(tag)
+            return
+        self._floor, self._seen = part.offset + 1, True
+        self._out += 1
+        self._hand_out(Delivery(part, Settle(self._link, channel, tag, self._make_room).ack))
+
+    def _make_room(self) -> None:
+        self._out -= 1
+        self._pump()
 
     def _end(self, channel: Channel) -> None:
         if self._gone is not None:

@@ -144,7 +144,7 @@ class RabbitBroker:
         ack = then_ack.ack if then_ack is not None else None
         if publications:
             job = Job(publications, ack)
-            self._link.run(lambda: self._publisher.submit(job))
+            self._off_thread().run(lambda: self._publisher.submit(job))
             job.done.result()
         elif ack is not None:
             ack()
@@ -174,6 +174,7 @@ class RabbitBroker:
             subscription.close()
 
     def _subscribe(self, link: Link, reader: Reader) -> Subscription:
+        self._off_thread()
         reader.forget = self._subscriptions.discard
         link.run(lambda: link.add(reader))
         try:
@@ -186,8 +187,18 @@ class RabbitBroker:
 
     def _run_errand(self, steps: Steps) -> None:
         errand = Errand(self._link, steps)
-        self._link.run(lambda: self._link.add(errand))
+        self._off_thread().run(lambda: self._link.add(errand))
         errand.done.result()
+
+    def _off_thread(self) -> Link:
+        """The link, for who is going to wait for it.
+
+        Raises:
+            RuntimeError: this is its own thread, which would wait for ever.
+        """
+        if self._link.is_mine():
+            raise RuntimeError("a sink only hands on what it gets: use the broker from another thread")
+        return self._link
 
     def _send(self, channel: Channel, publication: Publication) -> None:
         part = publication.part
