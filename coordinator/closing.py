@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from coordinator.facts import COUNTS, Answer, Closed, State
 from coordinator.moves import Finish, Fold, Forget, Issue, Turn
+from shared.messages import MAX_METRICS
 
 
 def close(turn: Turn, now: float, chosen: Sequence[Answer], *, skipped: bool = False) -> None:
+    """Fixes what the round counts, and has the next version made of it."""
     state = turn.state
     rows = sorted(
         Closed(a.client, a.id, a.version, a.examples, a.offset, a.message_id, a.sender) for a in chosen
@@ -28,13 +31,28 @@ def close(turn: Turn, now: float, chosen: Sequence[Answer], *, skipped: bool = F
         "read_from": state.read_from,
         "counts": {name: counts.get(name, 0) for name in COUNTS},
         "refusals": {reason: [n, list(offsets)] for reason, (n, offsets) in state.refusals.items()},
-        "metrics": mean_metrics(chosen, state.version),
-        "assigned": sum(order.round == state.round for order in state.orders.values()),
+        "metrics": mean_metrics([*chosen, *state.evaluations.values()], state.version),
+        "assigned": sum(o.round == state.round and o.work != "evaluate" for o in state.orders.values()),
         "opened_at": state.opened_at or now,
     }
     settled = [[id_, how] for id_, how in state.outcome.items() if id_ not in counted | state.settled]
-    turn.append("round-closing", now, data, [[list(row) for row in rows], settled])
+    turn.append("round-closing", now, data, [[list(row) for row in rows], settled, evaluated(state)])
     turn.do(Fold(tuple(rows)))
+
+
+def evaluated(state: State) -> list[list[Any]]:
+    """Rows of client, examples and metrics, of those who only evaluated the version."""
+    answers = sorted(state.evaluations.values(), key=lambda answer: answer.client)
+    return [[answer.client, answer.evaluated, dict(answer.evaluation)] for answer in answers]
+
+
+def conclude(turn: Turn, now: float) -> None:
+    """The last version's evaluation is over, and so is the federation."""
+    state = turn.state
+    answers = list(state.evaluations.values())
+    data = {"version": state.version, "digest": state.digest, "metrics": mean_metrics(answers, state.version)}
+    turn.append("evaluated", now, data, evaluated(state))
+    finish(turn, now, 0, "all rounds are done")
 
 
 def mean_metrics(answers: Sequence[Answer], version: int) -> dict[str, float]:
@@ -42,6 +60,8 @@ def mean_metrics(answers: Sequence[Answer], version: int) -> dict[str, float]:
     sums: dict[str, tuple[float, int]] = {}
 
     def add(name: str, value: float, weight: int) -> None:
+        if name not in sums and len(sums) >= MAX_METRICS:
+            return
         total, count = sums.get(name, (0.0, 0))
         sums[name] = (total + value * weight, count + weight)
 

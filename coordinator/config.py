@@ -96,6 +96,9 @@ class Server(Table):
 
 class Evaluation(Table):
     each_round: bool = True
+    last: bool = True
+    sites: tuple[Slug, ...] = ()
+    best: str = "accuracy"
 
 
 class Security(Table):
@@ -179,6 +182,8 @@ class Config(Table):
             buffer=self.buffered.buffer,
             max_staleness=self.staleness.max,
             initial_from_site=self.model.initial == "site",
+            evaluators=frozenset(self.evaluation.sites),
+            evaluate_last=self.evaluation.last,
             attest=self.security.attest,
         )
 

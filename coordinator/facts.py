@@ -36,6 +36,8 @@ class Rules:
     buffer: int = 1
     max_staleness: int = 0
     initial_from_site: bool = True
+    evaluators: frozenset[str] = frozenset()
+    evaluate_last: bool = False
     attest: bool = False
 
 
@@ -46,6 +48,7 @@ class Phase(StrEnum):
     INITIALISING = "initialising"
     OPEN = "open"
     CLOSING = "closing"
+    EVALUATING = "evaluating the last version"
     FINISHED = "finished"
 
 
@@ -113,7 +116,7 @@ class Entry:
 
 #: What an answer made of its order.
 Outcome = Literal["accepted", "failed", "refused"]
-COUNTS = ("accepted", "late", "duplicate", "refused", "failed")
+COUNTS = ("accepted", "late", "duplicate", "refused", "failed", "evaluated")
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ class State:
     `orders` are the assignments of the last `max_staleness + 1` versions, by id; `waiting` are those that
     the coordinator still waits for; `outcome` says how others were answered, and `settled` are those of
     them whose outcome the journal has; `superseded` are those that a later one stands in for. `accepted`
-    are the answers that the round will count as things stand, in log order. `decided` is the results offset
+    are the answers that the round will count as things stand, in log order; `evaluations` those to orders
+    that only evaluate its version, for which no round waits. `decided` is the results offset
     up to which every update has its verdict in a closed round; `read_from` the lowest offset that is still
     needed. `parent` is the state whose closing made this version, without a parent of its own; `hints` say
     where in the logs the parent's model lies. While a new leader is `rereading` the results log, what looks
@@ -152,6 +156,7 @@ class State:
     superseded: frozenset[str] = frozenset()
     dead: Mapping[str, str] = field(default_factory=dict)
     accepted: Mapping[str, Answer] = field(default_factory=dict)
+    evaluations: Mapping[str, Answer] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     refusals: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
     draws: int = 0
@@ -169,6 +174,12 @@ class State:
     def present(self) -> list[str]:
         """The registered clients whose sites aren't absent."""
         return [client for client, site in self.clients.items() if site not in self.absent]
+
+    @property
+    def trainable(self) -> list[str]:
+        """Those of them that train."""
+        absent = self.absent | self.rules.evaluators
+        return [client for client, site in self.clients.items() if site not in absent]
 
     @property
     def sites(self) -> set[str]:
@@ -212,7 +223,10 @@ def _opened(state: State, entry: Entry) -> State:
         target=entry.data["target"],
         cohort=tuple(entry.rows),
     )
-    return _ordered(state, "train", [(client, 0, "") for client in entry.rows], entry.at)
+    state = _ordered(state, "train", [(client, 0, "") for client in entry.rows], entry.at)
+    # No round waits for those who only evaluate.
+    asked = _ordered(state, "evaluate", [(client, 0, "") for client in entry.data["evaluators"]], entry.at)
+    return replace(asked, waiting=state.waiting)
 
 
 def _assigned(state: State, entry: Entry) -> State:
@@ -221,6 +235,8 @@ def _assigned(state: State, entry: Entry) -> State:
     state = replace(state, draws=data["draws"], deadline_at=data["deadline_at"])
     if work == "initialise":
         state = replace(state, phase=Phase.INITIALISING)
+    elif work == "evaluate":
+        state = replace(state, phase=Phase.EVALUATING)
     return _ordered(state, work, entry.rows, entry.at)
 
 
@@ -245,7 +261,7 @@ def _failed(state: State, entry: Entry) -> State:
 
 
 def _closing(state: State, entry: Entry) -> State:
-    accepted, settled = entry.rows
+    accepted, settled, _ = entry.rows
     rows = tuple(Closed(*row) for row in accepted)
     outcome: dict[str, Outcome] = {**state.outcome, **dict(settled), **{row.id: "accepted" for row in rows}}
     return replace(
@@ -275,6 +291,7 @@ def _closed(state: State, entry: Entry) -> State:
         chain={**state.chain, version: digest},
         cohort=(),
         accepted={},
+        evaluations={},
         counts={},
         refusals={},
     )

@@ -10,13 +10,21 @@ from coordinator.facts import Entry
 
 @dataclass
 class History:
-    """Collects lines from journal entries, fed in order."""
+    """Collects lines from journal entries, fed in order; `last` is the last version's evaluation.
+
+    A line's `metrics` are those of the version that the round began with: its clients scored that one before
+    they trained.
+    """
 
     lines: list[dict[str, Any]] = field(default_factory=list)
+    last: dict[str, Any] | None = None
     _closing: Entry | None = None
 
     def feed(self, entry: Entry) -> dict[str, Any] | None:
         """Takes an entry; returns the line of the round that it closed, if it closed one."""
+        if entry.kind == "evaluated":
+            clients = {client: {"examples": n, **metrics} for client, n, metrics in entry.rows}
+            self.last = {**entry.data, "clients": clients}
         if entry.kind == "round-closing":
             self._closing = entry
         if entry.kind != "round-closed" or self._closing is None:
@@ -40,6 +48,7 @@ def _line(closing: Entry, closed: Entry) -> dict[str, Any]:
         "failed": counts["failed"],
         "skipped": closed.data["skipped"],
         "metrics": closing.data["metrics"],
+        "evaluated": {client: {"examples": n, **metrics} for client, n, metrics in closing.rows[2]},
         "reasons": {reason: n for reason, (n, _) in closing.data["refusals"].items()},
         "bytes_in": closed.data.get("bytes_in", 0),
         "bytes_out": closed.data.get("bytes_out", 0),

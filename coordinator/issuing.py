@@ -17,11 +17,11 @@ def move_on(turn: Turn, now: float) -> None:
         replace_failed(turn, now)
     elif state.phase is Phase.GATHERING and state.version < 0:
         _initialise(turn, now)
-    elif state.phase is Phase.GATHERING and len(state.present) >= _wanted(state):
+    elif state.phase is Phase.GATHERING and len(state.trainable) >= wanted(state):
         _open(turn, now)
 
 
-def _wanted(state: State) -> int:
+def wanted(state: State) -> int:
     """Clients without whom a round isn't opened: for the first one, all that the user asked to wait for."""
     rules = state.rules
     least = 1 if rules.buffered else rules.minimum
@@ -31,29 +31,29 @@ def _wanted(state: State) -> int:
 def _initialise(turn: Turn, now: float) -> None:
     if not turn.state.rules.initial_from_site:
         close(turn, now, ())
-    elif turn.state.present:
-        client = turn.state.present[0]
+    elif turn.state.trainable:
+        client = turn.state.trainable[0]
         turn.assign(now, "initialise", [(client, 0, "")], now + turn.state.rules.deadline_s)
 
 
 def _open(turn: Turn, now: float) -> None:
     state, rules = turn.state, turn.state.rules
     number = state.round + 1
-    chosen = (
-        () if rules.buffered else cohort(state.present, rules.selection, rules.minimum, rules.seed, number)
-    )
+    there = state.trainable
+    chosen = () if rules.buffered else cohort(there, rules.selection, rules.minimum, rules.seed, number)
     data = {
         "round": number,
         "version": state.version,
         "digest": state.digest,
         "deadline_at": now + rules.deadline_s,
-        "target": rules.target or rules.selection.target(len(state.present), rules.minimum),
+        "target": rules.target or rules.selection.target(len(there), rules.minimum),
+        "evaluators": [c for c in state.present if state.clients[c] in rules.evaluators],
     }
+    before = state.orders.keys()
     turn.append("round-opened", now, data, list(chosen))
+    turn.do(Issue(tuple(order for id_, order in turn.state.orders.items() if id_ not in before)))
     if rules.buffered:
         fill(turn, now)
-    else:
-        turn.do(Issue(tuple(turn.state.waiting.values())))
 
 
 def fill(turn: Turn, now: float) -> None:
@@ -64,7 +64,7 @@ def fill(turn: Turn, now: float) -> None:
     if free <= 0 or state.rereading:
         return
     busy = {order.client for id_, order in state.waiting.items() if id_ not in overdue} | _resting(state, now)
-    eligible = [client for client in state.present if client not in busy]
+    eligible = [client for client in state.trainable if client not in busy]
     chosen = ranking(eligible, rules.seed, state.draws)[:free]
     if chosen:
         turns = _next_turns(state)
@@ -77,7 +77,8 @@ def _resting(state: State, now: float) -> set[str]:
     return {
         order.client
         for id_, order in state.orders.items()
-        if order.version == state.version
+        if order.work == "train"
+        and order.version == state.version
         and order.issued_at + state.rules.deadline_s > now
         and _failed(state, id_)
     }
@@ -94,7 +95,7 @@ def _next_turns(state: State) -> dict[str, int]:
     """The turn of each client's next order in the open round; one that isn't there begins at 0."""
     turns: dict[str, int] = {}
     for order in state.orders.values():
-        if order.round == state.round:
+        if order.round == state.round and order.work == "train":
             turns[order.client] = max(turns.get(order.client, 0), order.turn + 1)
     return turns
 
@@ -104,11 +105,10 @@ def replace_failed(turn: Turn, now: float) -> None:
     state = turn.state
     if state.rereading:
         return
-    asked = {order.client for order in state.orders.values() if order.round == state.round}
-    failed = [
-        id_ for id_, order in state.orders.items() if order.round == state.round and _failed(state, id_)
-    ]
-    others = ranking((c for c in state.present if c not in asked), state.rules.seed, state.round)
+    orders = {id_: o for id_, o in state.orders.items() if o.round == state.round and o.work == "train"}
+    asked = {order.client for order in orders.values()}
+    failed = [id_ for id_ in orders if _failed(state, id_)]
+    others = ranking((c for c in state.trainable if c not in asked), state.rules.seed, state.round)
     rows = [(client, 0, id_) for client, id_ in zip(others, failed, strict=False)]
     if rows:
         turn.assign(now, "train", rows, state.deadline_at)
@@ -136,7 +136,7 @@ def initialise_elsewhere(turn: Turn, now: float) -> None:
     """Asks the next client for the initial weights; when all were asked, the federation has failed."""
     state = turn.state
     asked = {order.client for order in state.orders.values()}
-    others = [client for client in state.present if client not in asked]
+    others = [client for client in state.trainable if client not in asked]
     if others:
         before = next(iter(state.waiting), "")
         turn.assign(now, "initialise", [(others[0], 0, before)], now + state.rules.deadline_s)
@@ -146,3 +146,9 @@ def initialise_elsewhere(turn: Turn, now: float) -> None:
         order = next(iter(state.waiting.values()))
         rows = [(order.client, order.turn + 1, order.id)]
         turn.assign(now, "initialise", rows, now + state.rules.deadline_s)
+
+
+def evaluate_last(turn: Turn, now: float) -> None:
+    """The last version is evaluated by everyone who is there."""
+    rows = [(client, 0, "") for client in turn.state.present]
+    turn.assign(now, "evaluate", rows, now + turn.state.rules.deadline_s)

@@ -73,6 +73,7 @@ def start_anew(target: Target, config: Config) -> None:
     names += [queue.name for queue in topology.queues()]
     names += [exchange.name for exchange in topology.exchanges()]
     broker.delete(names)
+    Folder(target.folder).clear()
     target.store().clear()
 
 

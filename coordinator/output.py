@@ -30,11 +30,16 @@ class Observer(Protocol):
 
 
 class Folder:
-    """`DIR` after a run: model.npz, best.npz, history.jsonl."""
+    """`DIR` after a run: model.npz, best.npz, history.jsonl, evaluation.json."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
+
+    def clear(self) -> None:
+        """Removes what an earlier run left, for a federation that begins anew."""
+        for name in ("model.npz", "best.npz", "history.jsonl", "evaluation.json"):
+            (self.path / name).unlink(missing_ok=True)
 
     def rewrite_history(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """A coordinator that goes on writes again what the journal says of the rounds before it."""
@@ -45,8 +50,29 @@ class Folder:
         with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def write_evaluation(self, last: Mapping[str, Any]) -> None:
+        """Writes how the last version did, in the mean and at each client."""
+        (self.path / "evaluation.json").write_text(json.dumps(last, indent=1) + "\n", encoding="utf-8")
+
     def write_model(self, weights: Weights, name: str = "model.npz") -> None:
         write_weights(self.path / name, weights)
+
+
+class Best:
+    """Which version did best so far, by the metric that the federation names ("-loss" minimises)."""
+
+    def __init__(self, metric: str) -> None:
+        self._name = metric.removeprefix("-")
+        self._sign = -1.0 if metric.startswith("-") else 1.0
+        self._value: float | None = None
+
+    def improves(self, metrics: Mapping[str, float]) -> bool:
+        """Notes a version's metrics; returns whether they are better than all before."""
+        value = metrics.get(self._name)
+        if value is None or (self._value is not None and self._sign * (value - self._value) <= 0):
+            return False
+        self._value = value
+        return True
 
 
 class LogLines:

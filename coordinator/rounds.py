@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from coordinator.closing import close, finish, freshest, quorum_lost
+from coordinator.closing import close, conclude, finish, freshest, quorum_lost
 from coordinator.facts import Answer, Phase, State
-from coordinator.issuing import ask_again, fill, initialise_elsewhere, move_on, replace_failed
+from coordinator.issuing import ask_again, evaluate_last, fill, initialise_elsewhere, move_on, replace_failed
 from coordinator.moves import (
     Admit,
     Answered,
@@ -37,6 +37,8 @@ from shared.errors import WarrenError
 
 #: Offsets kept of the updates that were refused for one reason in one round; the rest is only counted.
 MAX_REFUSED_OFFSETS = 20
+#: Different reasons kept in one round: sites word them, and must not be able to fill the journal.
+MAX_REASONS = 50
 
 
 class ImpossibleEvent(WarrenError):
@@ -79,7 +81,7 @@ def next_wake(state: State, now: float) -> float | None:
     times = [at + state.rules.absent_s for site, at in state.seen.items() if site not in state.absent]
     if state.phase is Phase.OPEN and state.rules.buffered:
         times += _buffered_wakes(state, now)
-    elif state.phase in (Phase.OPEN, Phase.INITIALISING):
+    elif state.phase in (Phase.OPEN, Phase.INITIALISING, Phase.EVALUATING):
         times.append(state.deadline_at)
     return min(times, default=None)
 
@@ -134,9 +136,7 @@ def _answered(turn: Turn, event: Answered) -> None:
     )
     turn.do(Ruled(answer, verdict))
     if verdict.ruling == "accepted":
-        turn.state = replace(
-            turn.state.answered(answer.id, "accepted"), accepted={**turn.state.accepted, answer.id: answer}
-        )
+        turn.state = _taken(turn.state.answered(answer.id, "accepted"), answer)
     else:
         turn.do(Forget(answer))
         if verdict.ruling in ("failed", "refused") and verdict.its_own:
@@ -146,11 +146,21 @@ def _answered(turn: Turn, event: Answered) -> None:
     _after_answer(turn, event.now)
 
 
+def _taken(state: State, answer: Answer) -> State:
+    if answer.work == "evaluate":
+        return replace(state, evaluations={**state.evaluations, answer.id: answer})
+    return replace(state, accepted={**state.accepted, answer.id: answer})
+
+
 def _counted(state: State, answer: Answer, verdict: Verdict) -> State:
-    counts = {**state.counts, verdict.ruling: state.counts.get(verdict.ruling, 0) + 1}
+    only_evaluated = verdict.ruling == "accepted" and answer.work == "evaluate"
+    name = "evaluated" if only_evaluated else verdict.ruling
+    counts = {**state.counts, name: state.counts.get(name, 0) + 1}
     if verdict.ruling not in ("refused", "failed"):
         return replace(state, counts=counts)
     reason = f"{verdict.ruling}: {verdict.reason}"
+    if reason not in state.refusals and len(state.refusals) >= MAX_REASONS:
+        reason = f"{verdict.ruling}: other reasons"
     known, offsets = state.refusals.get(reason, (0, ()))
     if len(offsets) < MAX_REFUSED_OFFSETS:
         offsets = (*offsets, answer.offset)
@@ -183,6 +193,8 @@ def _after_answer(turn: Turn, now: float) -> None:
     state, rules = turn.state, turn.state.rules
     if state.phase is Phase.INITIALISING:
         _after_initialise(turn, now)
+    elif state.phase is Phase.EVALUATING and not state.waiting:
+        conclude(turn, now)
     elif state.phase is Phase.OPEN and rules.buffered:
         if len(state.accepted) >= rules.buffer:
             close(turn, now, tuple(state.accepted.values()))
@@ -222,6 +234,8 @@ def _tick(turn: Turn, now: float) -> None:
         fill(turn, now)
         if not turn.state.waiting and turn.state.deadline_at <= now and rules.on_missing == "stop":
             quorum_lost(turn, now)
+    elif state.phase is Phase.EVALUATING and state.deadline_at <= now:
+        conclude(turn, now)
     elif state.phase in (Phase.OPEN, Phase.INITIALISING) and state.deadline_at <= now:
         _deadline(turn, now)
     else:
@@ -258,9 +272,16 @@ def _folded(turn: Turn, event: Folded) -> None:
     }
     turn.append("round-closed", event.now, data)
     if state.round >= state.rules.rounds:
-        finish(turn, event.now, 0, "all rounds are done")
+        _all_rounds_done(turn, event.now)
     else:
         move_on(turn, event.now)
+
+
+def _all_rounds_done(turn: Turn, now: float) -> None:
+    if turn.state.rules.evaluate_last and turn.state.present:
+        evaluate_last(turn, now)
+    else:
+        finish(turn, now, 0, "all rounds are done")
 
 
 # --- a new leader goes on
@@ -272,7 +293,7 @@ def _caught_up(turn: Turn, event: CaughtUp) -> None:
         return
     seen = {**dict.fromkeys(state.sites, event.now), **state.seen}
     turn.state = replace(state, seen=seen, rereading=False)
-    orders = tuple(order for id_, order in state.waiting.items() if id_ in event.unsure)
+    orders = tuple(o for id_, o in state.orders.items() if id_ in event.unsure - state.outcome.keys())
     if orders:
         turn.do(Issue(orders))
     _after_answer(turn, event.now)

@@ -8,13 +8,14 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 
 from coordinator import intake
 from coordinator.config import Config, differences
 from coordinator.facts import Answer, Closed, Entry, Order, Phase, State, apply
 from coordinator.history import History
+from coordinator.issuing import wanted
 from coordinator.journal import Reader, Record, Writer, watch
 from coordinator.lease import Keeper, acquire, describe
 from coordinator.mirror import Mirror
@@ -38,7 +39,7 @@ from coordinator.moves import (
     Started,
     Tick,
 )
-from coordinator.output import Folder, Observer
+from coordinator.output import Best, Folder, Observer
 from coordinator.reading import read_log, read_until
 from coordinator.rounds import next_wake, step
 from coordinator.spool import Arrival, Broken, Spool
@@ -90,6 +91,7 @@ class Coordinator:
         self._journal = Writer(broker, self._topology, token)
         self._mirror = Mirror(store, token)
         self._history = History()
+        self._best = Best(config.evaluation.best)
         self._state = State(config.rules())
         self._inbox: queue.SimpleQueue[tuple[Handler, Delivery] | None] = queue.SimpleQueue()
         self._epoch = 0
@@ -218,6 +220,8 @@ class Coordinator:
         before = self._state.orders.keys()
         self._state = apply(self._state, record.entry)
         self._history.feed(record.entry)
+        if record.entry.kind in ("round-closing", "evaluated"):
+            self._best.improves(record.entry.data["metrics"])
         issuing = record.entry.kind in ("round-opened", "assigned")
         self._unsure = frozenset(self._state.orders.keys() - before) if issuing else frozenset()
 
@@ -352,10 +356,19 @@ class Coordinator:
         self._journal.append(entries)
         for entry in entries:
             line = self._history.feed(entry)
+            if entry.kind in ("round-closing", "evaluated"):
+                self._keep_best(entry.data["metrics"])
+            if entry.kind == "evaluated" and self._history.last is not None:
+                self._folder.write_evaluation(self._history.last)
             if line is not None:
                 self._folder.add_history(line)
                 for observer in self._observers:
                     observer.closed(line)
+
+    def _keep_best(self, metrics: Mapping[str, float]) -> None:
+        """Metrics are those of the version in hand: its successor is made only after the closing entry."""
+        if self._best.improves(metrics) and self._model.weights is not None:
+            self._folder.write_model(self._model.weights, "best.npz")
 
     def _issue(self, orders: Sequence[Order]) -> None:
         """Publishes the version's task, if the log lacks it, and one assignment an order, in one flight."""
@@ -464,8 +477,7 @@ def waiting_for(state: State) -> str:
     """What a federation that gathers clients lacks; "" if nothing."""
     if state.phase is not Phase.GATHERING:
         return ""
-    least = max(state.rules.min_clients, 1) if state.round == 0 else state.rules.minimum
-    return f"waiting for clients: {len(state.present)} of {least} are here"
+    return f"waiting for clients: {len(state.trainable)} of {wanted(state)} are here"
 
 
 def _checked_partitions(names: Sequence[str]) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ def judge(state: State, answer: Answer) -> Verdict:
     order = state.orders.get(answer.id)
     if order is None:
         return _forgotten(state, answer)
-    if (order.client, order.round, order.digest) != (answer.client, answer.round, answer.digest):
+    claimed = (answer.work, answer.client, answer.round, answer.digest)
+    if (order.work, order.client, order.round, order.digest) != claimed:
         return Verdict("refused", "it contradicts its own assignment", its_own=False)
     return _of_order(state, order, answer)
 
@@ -54,8 +55,9 @@ def _of_order(state: State, order: Order, answer: Answer) -> Verdict:
         return Verdict("late", "the federation has ended")
     if order.work == "initialise" and state.phase is not Phase.INITIALISING:
         return Verdict("late", "the model has its initial weights")
-    if state.version - order.version > state.rules.max_staleness:
-        return Verdict("late", f"{state.version - order.version} versions behind")
+    behind = state.version - order.version
+    if behind > (0 if order.work == "evaluate" else state.rules.max_staleness):
+        return Verdict("late", f"{behind} versions behind")
     return Verdict("accepted")
 
 
@@ -82,8 +84,10 @@ def _forgotten(state: State, answer: Answer) -> Verdict:
 
 
 def _absurd(answer: Answer) -> str:
-    if answer.error or answer.work != "train":
+    if answer.error or answer.work == "initialise":
         return ""
+    if answer.work == "evaluate":
+        return "" if 0 < answer.evaluated <= MAX_EXAMPLES else f"it evaluated {answer.evaluated} examples"
     if not 0 < answer.examples <= MAX_EXAMPLES:
         return f"it claims {answer.examples} examples"
     return ""

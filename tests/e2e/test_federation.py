@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -40,6 +41,23 @@ def test_a_federation_runs_to_its_end_and_leaves_what_it_promises(fed):
         assert all((model[name] == last[name]).all() for name in model.files)
     again = finished(fed.run(toml))
     assert "finished already" in again.stderr
+
+
+def test_evaluate_only_site_and_best_model(fed):
+    sites = [fed.site(name, trainer="Slow", pause_s=0.3) for name in ("a", "b")]
+    sites.append(fed.site("outside"))
+    toml = fed.write(sites, evaluation={"sites": ["outside"], "best": "-loss"}, cohort={"min_clients": 2})
+    finished(fed.run(toml))
+    history = fed.history()[1:]
+    assert all(line["assigned"] == line["accepted"] == 2 for line in history)
+    assert any("outside/0" in line["evaluated"] for line in history)
+    last = json.loads((fed.out / "evaluation.json").read_text())
+    assert last["version"] == 5
+    assert sorted(last["clients"]) == ["a/0", "b/0", "outside/0"]
+    scores = [client["accuracy"] * client["examples"] for client in last["clients"].values()]
+    assert last["metrics"]["accuracy"] == pytest.approx(sum(scores) / 120)
+    with np.load(fed.out / "best.npz") as best, np.load(fed.out / "model.npz") as model:
+        assert all((best[name] == model[name]).all() for name in model.files)
 
 
 def test_same_seed_gives_the_same_bits_on_every_broker(make_fed, federation, rabbit_url, redis_url):

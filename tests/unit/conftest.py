@@ -68,7 +68,7 @@ class World:
         base = Answer(
             id=order.id, work=order.work, client=order.client, round=order.round, version=order.version,
             digest=order.digest, turn=order.turn, offset=offset, message_id=f"m{offset}",
-            sender=order.client.partition("/")[0], examples=10,
+            sender=order.client.partition("/")[0], examples=10, evaluated=10, evaluation={"accuracy": 0.5},
         )  # fmt: skip
         answer = replace(base, **changes)  # type: ignore[arg-type]
         self.results.append(answer)

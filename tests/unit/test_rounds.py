@@ -267,3 +267,57 @@ def test_refused_answers_are_counted_but_their_offsets_bounded(world):
     ((count, offsets),) = made.closings()[-1].data["refusals"].values()
     assert count == 100
     assert len(offsets) == 20
+
+
+def test_evaluate_only_sites_score_every_version_and_never_train(world):
+    made = start(world, Rules(rounds=1, min_clients=2, evaluators=frozenset("c")))
+    assert made.state.cohort == ("a/0", "b/0")
+    asked = [order for order in made.issued if order.work == "evaluate"]
+    assert [order.client for order in asked] == ["c/0"]
+    assert made.answer(asked[0], evaluation={"accuracy": 0.9}, evaluated=30).verdict.ruling == "accepted"
+    for order in open_orders(made):
+        made.answer(order, evaluation={"accuracy": 0.5}, evaluated=10)
+    closing = made.closings()[-1]
+    assert len(closing.rows) == 2
+    assert closing.data["metrics"]["accuracy"] == pytest.approx((0.9 * 30 + 0.5 * 20) / 50)
+    assert made.ended is not None
+
+
+def test_no_round_waits_for_an_evaluation(world):
+    made = start(world, Rules(rounds=2, min_clients=2, evaluators=frozenset("c")))
+    asked = next(order for order in made.issued if order.work == "evaluate")
+    for order in open_orders(made):
+        made.answer(order)
+    assert made.state.round == 2
+    assert made.answer(asked).verdict.ruling == "late"
+
+
+def test_the_last_version_is_evaluated_by_all_until_the_deadline(world):
+    made = start(
+        world, Rules(rounds=1, min_clients=2, evaluators=frozenset("c"), evaluate_last=True, deadline_s=10)
+    )
+    for order in open_orders(made):
+        made.answer(order)
+    assert made.state.phase is Phase.EVALUATING
+    assert sorted(order.client for order in open_orders(made)) == ["a/0", "b/0", "c/0"]
+    first, second, _ = open_orders(made)
+    made.answer(first, evaluation={"accuracy": 1.0})
+    made.crash()
+    made.answer(second, evaluation={"accuracy": 0.0})
+    made.tick(10)
+    (entry,) = [entry for entry in made.journal if entry.kind == "evaluated"]
+    assert entry.data["version"] == 1
+    assert entry.data["metrics"] == {"accuracy": 0.5}
+    assert len(entry.rows) == 2
+    assert made.ended.code == 0
+
+
+def test_sites_cannot_fill_the_journal_with_reasons(world):
+    made = start(world, Rules(min_clients=3))
+    first, *others = open_orders(made)
+    for number in range(200):
+        made.answer(first, error=f"reason {number}")
+        made.answer(first, refusal=f"reason {number}")
+    for order in (first, *others):
+        made.answer(order)
+    assert len(made.closings()[-1].data["refusals"]) <= 52

@@ -37,6 +37,8 @@ rules = st.builds(
     buffer=st.integers(1, 4),
     max_staleness=st.integers(0, 2),
     attest=st.booleans(),
+    evaluators=st.sampled_from([frozenset(), frozenset("e")]),
+    evaluate_last=st.booleans(),
 )
 
 
@@ -89,6 +91,7 @@ class Federation(RuleBasedStateMachine):
         assert after.accepted.keys() == before.accepted.keys()
         assert after.counts == before.counts
         assert after.waiting.keys() == before.waiting.keys()
+        assert after.evaluations.keys() == before.evaluations.keys()
         assert (after.round, after.version, after.digest) == (before.round, before.version, before.digest)
         assert (after.phase, after.clients, after.absent) == (before.phase, before.clients, before.absent)
 
@@ -149,6 +152,11 @@ class Federation(RuleBasedStateMachine):
             if entry.kind == "round-closed":
                 assert entry.data["parent"] == parent
                 parent = entry.data["digest"]
+
+    @invariant()
+    def who_only_evaluates_never_counts(self):
+        for entry in self.world.closings()[1:]:
+            assert not {row[0].partition("/")[0] for row in entry.rows} & self.world.rules.evaluators
 
     @invariant()
     def nobody_waits_for_a_finished_federation(self):
