@@ -128,7 +128,7 @@ def aggregate(
         _check_length(layout, contribution.delta, f"the update of {contribution.client}")
     optimizer.check_state(layout, state)
     # Zeros as the system hands them out, untouched; a bytearray would write them, and then again.
-    payload = memoryview(np.zeros(layout.nbytes, np.uint8))
+    payload = np.zeros(layout.nbytes, np.uint8).data
     fold = _Fold(
         RULES[rule],
         [contribution.weight for contribution in ordered],
