@@ -58,8 +58,8 @@ def _checked(
         return None, "it belongs to another run of the federation"
     if update.sha256 != arrival.sha256:
         return None, "its payload does not have the SHA-256 that it claims"
-    if update.error:
-        return None, ""
+    if update.error or update.work == "evaluate":
+        return None, "" if not len(payload) else "it has a payload where none belongs"
     try:
         layout = _layout(update, model)
     except MessageError as error:
