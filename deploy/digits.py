@@ -4,7 +4,7 @@ A quarter of the rows, stratified by digit, is held out for comparisons and no s
 go to the sites by a Dirichlet draw for each digit: the smaller alpha, the fewer digits a site knows well. A
 site holds some of its own rows back as test rows, for federated evaluation.
 
-    python deploy/digits.py [--folder demo-run/digits] [--seed 0]
+    python deploy/digits.py [--folder demo-run/digits] [--seed 0] [--sites 10] [--clients 1]
 """
 
 from __future__ import annotations
@@ -29,8 +29,13 @@ MIN_ROWS = 20
 BRIGHTEST = 16
 
 
-def prepare(folder: Path, sites: int = 10, alpha: float = 0.3, seed: int = 0) -> tuple[list[Path], Path]:
-    """Writes site-00.npz … and test.npz; returns the sites' files, and the held-out one's."""
+def prepare(
+    folder: Path, sites: int = 10, alpha: float = 0.3, seed: int = 0, clients: int = 1
+) -> tuple[list[Path], Path]:
+    """Writes site-00.npz … and test.npz; returns the sites' files, and the held-out one's.
+
+    With several `clients` a site, its rows are dealt to that many partitions.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     x, y = load_digits(return_X_y=True)
     x, y = (x / BRIGHTEST).astype(np.float32), y.astype(np.int64)
@@ -40,7 +45,7 @@ def prepare(folder: Path, sites: int = 10, alpha: float = 0.3, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     files = [folder / f"site-{number:02d}.npz" for number in range(sites)]
     for file, rows in zip(files, deal(y, sites, alpha, rng), strict=True):
-        _write_site(file, x[rows], y[rows])
+        _write_site(file, x[rows], y[rows], clients)
     return files, held_out
 
 
@@ -69,17 +74,29 @@ def _draw(y: Array, sites: int, alpha: float, rng: np.random.Generator) -> list[
     return [np.concatenate(mine) for mine in dealt]
 
 
-def _write_site(file: Path, x: Array, y: Array) -> None:
+def _write_site(file: Path, x: Array, y: Array, clients: int) -> None:
     tests = round(len(y) * SITE_TEST)
-    np.savez(file, x=x[tests:], y=y[tests:], x_test=x[:tests], y_test=y[:tests])
+    arrays = {"x": x[tests:], "y": y[tests:], "x_test": x[:tests], "y_test": y[:tests]}
+    if clients > 1:
+        arrays |= {
+            "partition": np.arange(len(y) - tests) % clients,
+            "partition_test": np.arange(tests) % clients,
+        }
+    np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Prepares the demo's data: handwritten digits at ten sites.")
+    parser = argparse.ArgumentParser(
+        description="Prepares the demo's data: handwritten digits at uneven sites."
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which split (default: %(default)s)")
+    parser.add_argument("--sites", type=int, default=10, help="how many sites (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=1, help="clients at each site (default: %(default)s)")
     arguments = parser.parse_args()
-    files, held_out = prepare(arguments.folder, seed=arguments.seed)
+    files, held_out = prepare(
+        arguments.folder, sites=arguments.sites, seed=arguments.seed, clients=arguments.clients
+    )
     print(f"{len(files)} sites and {held_out.name} are in {arguments.folder}")
 
 
