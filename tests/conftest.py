@@ -76,3 +76,10 @@ def federation() -> str:
 def wait_for() -> Callable[..., Any]:
     """`wait_for(condition, timeout_s=10, what="…")` polls until the condition holds and returns its value."""
     return services.wait_for
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was not tried is said loudly: nothing is skipped in silence."""
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.write_line(f"!!! {report.nodeid}: {reason}", yellow=True, bold=True)
