@@ -48,10 +48,6 @@ class Bell:
     def close(self) -> None:
         self.socket.close()
         self.path.unlink(missing_ok=True)
-        # Only the last one out finds the folders empty.
-        with suppress(OSError):
-            self.path.parent.rmdir()
-            self.path.parent.parent.rmdir()
 
 
 class Bells:
@@ -75,17 +71,29 @@ class Bells:
         """Wakes all who wait for one of these queues."""
         for queue in queues:
             for path in self._waiting(queue):
-                try:
-                    self._sender.sendto(b"", str(path))
-                except (ConnectionRefusedError, FileNotFoundError):
-                    path.unlink(missing_ok=True)  # its process is dead
-                except OSError as error:
-                    # A full one is going to wake anyhow.
-                    if not isinstance(error, BlockingIOError):
-                        log.debug("no wake-up to %s: %s", path, error)
+                self._wake(path)
 
     def close(self) -> None:
+        """Clears away what dead processes left, and the folders if nobody else waits here."""
+        base = self._stored()
+        if base is not None:
+            for path in base.glob("*/*"):
+                self._wake(path)
+            # Others may wait there, or be clearing it away at the same time.
+            for folder in (*base.glob("*"), base):
+                with suppress(OSError):
+                    folder.rmdir()
         self._sender.close()
+
+    def _wake(self, path: Path) -> None:
+        try:
+            self._sender.sendto(b"", str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)  # its process is dead
+        except BlockingIOError:
+            pass  # it has not taken in the last one yet, and is going to
+        except OSError as error:
+            log.debug("no wake-up to %s: %s", path, error)
 
     def _hang(self, queue: str) -> Bell:
         folder = self._made() / _short(queue)

@@ -10,7 +10,6 @@ Semantics, the same for both and held by `tests/contract/`:
   again and all unconfirmed parts are sent once more: a reader may see a part twice, never none.
 - Deliveries arrive on the adapter's own thread, through a sink that must not block (`SimpleQueue.put`).
   How many are out at one time is bounded by `prefetch`; `Delivery.ack` makes room for more, on a log too.
-  (Of a log, RabbitMQ hands out whole chunks, as they were written: there the last one may exceed the bound.)
 - Subscriptions outlive a lost connection: a log's goes on behind the last part it handed out; a queue's is
   given again what was not acked. An ack for a delivery of a connection that is gone does nothing.
 """

@@ -230,9 +230,7 @@ class TestLog:
         assert inbox.bodies(len(sent)) == sent
 
     def test_prefetch_bounds_what_is_out_and_acks_make_room(self, broker: Broker, topology: Topology) -> None:
-        # One by one, since RabbitMQ doesn't split what it wrote to a stream as one chunk.
-        for number in range(7):
-            broker.publish([_event(topology, b"%d" % number)])
+        broker.publish([_event(topology, b"%d" % number) for number in range(7)])
         inbox = Inbox()
         broker.follow(topology.events_log, FIRST, inbox, prefetch=3)
         out = inbox.take(3, ack=False)
@@ -271,8 +269,7 @@ class TestLog:
         assert inbox.bodies(1) == [b"at last"]
 
     def test_close_with_deliveries_pending_ends_them(self, broker: Broker, topology: Topology) -> None:
-        for number in range(20):
-            broker.publish([_event(topology, b"%d" % number)])
+        broker.publish([_event(topology, b"%d" % number) for number in range(20)])
         inbox = Inbox()
         subscription = broker.follow(topology.events_log, FIRST, inbox, prefetch=1)
         pending = inbox.next()

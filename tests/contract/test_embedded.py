@@ -302,6 +302,33 @@ class TestWakeUps:
         broker.publish([_work(b"x")])
         assert not bell.exists()
 
+    def test_a_close_clears_away_the_dead_and_their_folder(
+        self, broker: EmbeddedBroker, folder: Path, spawn: Spawn
+    ) -> None:
+        child = spawn(
+            "broker.follow(results, FIRST, got.put); broker.consume(queue, got.put)\n"
+            "got.get(); print(flush=True); sys.stdin.read()"
+        )
+        broker.publish([_work(b"x")])
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.kill()
+        child.wait()
+        bells = _bells(folder)
+        assert len(list(bells.glob("*/*"))) == 2
+        broker.close()
+        assert not bells.exists()
+
+    def test_a_close_leaves_the_bells_of_others(
+        self, broker: EmbeddedBroker, folder: Path, wait_for: Callable[..., Any]
+    ) -> None:
+        other, log = connect(folder, "other"), Inbox()
+        broker.follow(TOPOLOGY.events_log, NEXT, log.put)
+        (bell,) = wait_for(lambda: list(_bells(folder).glob("*/*")), what="its bell")
+        other.publish([_event(b"x")])
+        other.close()
+        assert bell.exists()
+
 
 class TestClose:
     def test_a_sink_may_close_its_own_subscription(self, broker: EmbeddedBroker, folder: Path) -> None:
