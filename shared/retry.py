@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 #: Pauses double from the first to the longest; the jitter keeps a fleet from coming back in step. Seconds.
 FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
-JITTER_S = 0.1
+LONGEST_PAUSE_S = 3.0
+JITTER_S = 0.2
 
 
 def retrying(

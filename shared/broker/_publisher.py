@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from shared.broker._amqp import Channel, Connection, refusal_of, text_of
+from shared.broker._amqp import Channel, Connection, headers_of, number, refusal_of, text_of
 from shared.broker._link import Link
 from shared.broker.port import Publication
 from shared.errors import RefusedError, UnconfirmedError, UnroutableError, WarrenError
@@ -24,6 +24,10 @@ WINDOW_BYTES = 32 * 1024 * 1024
 WINDOW_PARTS = 4096
 #: How often parts are sent without any confirm between, before the publish fails.
 TRIES = 5
+#: For so long after a lost connection a broker that was started again may not route to its streams yet; and
+#: how often it is tried then. Seconds.
+RECOVERY_S = 10.0
+RECOVERY_PAUSE_S = 0.25
 
 #: AMQP's bound for names, keys and ids.
 SHORT_TEXT_BYTES = 255
@@ -33,14 +37,14 @@ Send = Callable[[Channel, Publication], None]
 
 @dataclass(eq=False)
 class Job:
-    """One call of `publish`; `unsent` are indices, in order, `then` is called after the last confirm."""
+    """One call of `publish`, which `then` follows. `unsent` and `returned` hold indices of publications."""
 
     publications: Sequence[Publication]
     then: Callable[[], None] | None = None
     done: Future[None] = field(default_factory=Future)
     unsent: deque[int] = field(default_factory=deque)
     tries: int = 0
-    returned: str = ""
+    returned: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.unsent.extend(range(len(self.publications)))
@@ -88,6 +92,8 @@ class Publisher:
         self._connection: Connection | None = None
         self._line: _Line | None = None
         self._blocked = False
+        self._was_up = False
+        self._recovered_at = 0.0
         self._moved = 0.0
         self._watching = False
 
@@ -101,6 +107,9 @@ class Publisher:
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._connection = connection
+        if self._was_up:
+            self._recovered_at = time.monotonic() + RECOVERY_S
+        self._was_up = True
         self._open()
         self._go_on()
 
@@ -160,7 +169,7 @@ class Publisher:
     def _finish(self) -> None:
         job = self._jobs[0]
         if job.returned:
-            self._fail(UnroutableError(f"no queue takes {job.returned}: declare it, or check the name"))
+            self._take_back(job)
             return
         if job.then is not None:
             job.then()
@@ -168,9 +177,23 @@ class Publisher:
         job.done.set_result(None)
         self._go_on()
 
-    def _on_return(self, _channel: Channel, method: Any, _properties: Any, _body: bytes) -> None:
-        if self._jobs:
-            self._jobs[0].returned = f"messages for {method.routing_key!r} at {method.exchange}"
+    def _on_return(self, _channel: Channel, method: Any, properties: Any, _body: bytes) -> None:
+        where = method.exchange, method.routing_key
+        part = properties.message_id, number(headers_of(properties), "part", 0)
+        for index, each in enumerate(self._jobs[0].publications if self._jobs else ()):
+            if (each.exchange, each.key) == where and (each.part.message_id, each.part.part) == part:
+                self._jobs[0].returned.add(index)
+
+    def _take_back(self, job: Job) -> None:
+        """No queue took some of it."""
+        if time.monotonic() < self._recovered_at:
+            job.unsent.extend(sorted(job.returned))
+            job.returned.clear()
+            self._link.later(RECOVERY_PAUSE_S, self._go_on)
+            return
+        first = job.publications[min(job.returned)]
+        what = f"messages for {first.key!r} at {first.exchange}"
+        self._fail(UnroutableError(f"no queue takes {what}: declare it, or check the name"))
 
     def _on_close(self, line: _Line, _channel: Channel, reason: Exception) -> None:
         if line is not self._line or self._connection is None or not self._connection.is_open:

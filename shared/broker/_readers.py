@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,8 +18,8 @@ from shared.retry import Pauses
 
 log = logging.getLogger(__name__)
 
-#: How far our clock may be ahead of the broker's. A follower from NEXT that loses its connection before it
-#: saw anything goes on that much before its attach.
+#: How far our clock may be ahead of the broker's. A follower from NEXT that has to wait for its log, or loses
+#: its connection before it saw anything, goes on so long before its attach.
 CLOCK_SKEW = timedelta(seconds=60)
 #: How long the broker may take to answer the end of a consumer.
 CLOSE_S = 5.0
@@ -247,8 +246,8 @@ class Follower(Reader):
 
     def _start(self) -> None:
         if self._start_at == "next":
-            # From now on all counts: in a log that isn't there yet, from its first part on.
-            self._start_at = "first" if self._waiting else _moment(time.time())
+            # From now on all counts, also in a log that isn't there yet.
+            self._start_at = datetime.now(UTC) - CLOCK_SKEW
         super()._start()
 
     def _take(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
@@ -286,8 +285,3 @@ class Follower(Reader):
 
     def _on_deleted(self) -> None:
         self._floor, self._seen, self._start_at = 0, False, "first"
-
-
-def _moment(seconds: float) -> datetime:
-    """That long before, as the broker takes it."""
-    return datetime.fromtimestamp(seconds, UTC) - CLOCK_SKEW
