@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -63,9 +63,7 @@ def canonical(contributions: Iterable[Contribution]) -> tuple[Contribution, ...]
     ordered = tuple(sorted(contributions, key=lambda contribution: contribution.key))
     for one, other in pairwise(ordered):
         if one.key == other.key:
-            raise FederationFailed(
-                f"update {one.key} would be counted twice: this is a bug, please report it"
-            )
+            raise FederationFailed(f"update {one.key} would be counted twice: please report this bug")
     return ordered
 
 
@@ -144,13 +142,12 @@ def aggregate(
     bad = finite(layout, payload)
     if bad:
         raise FederationFailed(
-            f"the updates would leave tensor {bad!r} of the model without finite values: some site's updates "
-            f"are far too large; find it in the log, and start anew without it"
+            f"the updates would make tensor {bad!r} infinite: leave out the site they are of"
         )
     return Weights(layout, payload), fold.new_state
 
 
-#: Folds one block of every delta into `total`, by their weights and the divisor; `term` is scratch.
+#: Folds a block of every delta into `total`, by their weights and the divisor; `term` is scratch.
 Rule = Callable[[Sequence[Array], Sequence[float], float, Block, Block], None]
 
 
@@ -198,13 +195,9 @@ class _Fold:
     new_state: OptimizerState
 
     def run(self, blocks: Sequence[_Run], threads: int) -> None:
-        stripes = [blocks[i::threads] for i in range(min(threads, len(blocks)))]
-        if len(stripes) <= 1:
-            self._stripe(blocks)
-            return
-        with ThreadPoolExecutor(len(stripes)) as pool:
-            for done in [pool.submit(self._stripe, stripe) for stripe in stripes]:
-                done.result()
+        count = max(1, min(threads, len(blocks)))
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(self._stripe, [blocks[i::count] for i in range(count)]))
 
     def _stripe(self, blocks: Sequence[_Run]) -> None:
         size = max((block.stop - block.start for block in blocks), default=0)
@@ -249,11 +242,11 @@ def _runs(layout: Layout) -> list[_Run]:
         if not tensor.size:
             continue
         dtype = _folded_as(tensor)
-        run = _Run(dtype, tensor.offset // dtype.itemsize, 0, floats)
-        if runs and (runs[-1].dtype, runs[-1].stop) == (dtype, run.start):
-            run = runs.pop()
-        stop = (tensor.offset + tensor.nbytes) // dtype.itemsize
-        runs.append(_Run(dtype, run.start, stop, run.slot))
+        start = tensor.offset // dtype.itemsize
+        run = _Run(dtype, start, start + tensor.size, floats)
+        if runs and (runs[-1].dtype, runs[-1].stop) == (dtype, start):
+            run = replace(runs.pop(), stop=run.stop)
+        runs.append(run)
         floats += tensor.size if dtype.kind == "f" else 0
     return runs
 
@@ -270,10 +263,7 @@ def _folded_as(tensor: Tensor) -> np.dtype[Any]:
     """The dtype whose arithmetic folds the tensor: unsigned numbers' deltas are signed."""
     dtype = DTYPES[tensor.dtype]
     if dtype.kind not in "fiu":
-        raise MessageError(
-            f"tensor {tensor.name!r} is {tensor.dtype}, which has no mean: keep it out of the model, "
-            f"or make it a float or integer tensor"
-        )
+        raise MessageError(f"tensor {tensor.name!r} is {tensor.dtype}, which has no mean: leave it out")
     return DTYPES[tensor.dtype.removeprefix("u")]
 
 
@@ -289,6 +279,7 @@ def _tensor_at(layout: Layout, byte: int) -> str:
 def _divisor(contributions: Sequence[Contribution], normalise: Literal["weights", "count"]) -> float:
     if not contributions:
         raise FederationFailed("there is no update to make the next model of")
+    # One by one: what sum() makes of floats depends on Python's version.
     total = 0.0
     for contribution in contributions:
         if not 0 <= contribution.weight < float("inf"):
