@@ -9,7 +9,7 @@ The model is folded in blocks: beside the new payload and the new optimiser stat
 memory a thread, so deltas may be memory maps of any size. Neighbouring tensors of one dtype are one run.
 
 Deltas of integer tensors are in two's complement. They are averaged in float64, rounded half to even, and
-added with wrap; the optimiser doesn't touch them. (Beyond 2**53 float64 cannot tell integers apart.)
+added with wrap; the optimiser doesn't touch them. (Exact while their weighted sums stay below 2**53.)
 """
 
 from __future__ import annotations
