@@ -16,7 +16,7 @@ from coordinator.facts import Answer, State
 from coordinator.lease import describe, is_dead, make_token
 from coordinator.models import GlobalModel
 from coordinator.optimizers import make as make_optimizer
-from coordinator.output import Folder, Observer
+from coordinator.output import Folder, Observer, Output
 from coordinator.service import Coordinator
 from coordinator.spool import Spool
 from coordinator.target import Target
@@ -40,10 +40,9 @@ def build(
         broker,
         target.store(),
         model,
-        Folder(target.folder),
+        Output(Folder(target.folder), observers, config.evaluation.best),
         Spool(target.folder),
         make_token(),
-        observers,
         stop,
     )
 

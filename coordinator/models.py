@@ -69,8 +69,6 @@ class GlobalModel:
         self._unlocated = 0
         self._checkpoint = self._parent_checkpoint = FIRST
         self.weights: Weights | None = None
-        #: Of tasks that were published here, since the driver last looked.
-        self.published_bytes = 0
 
     @property
     def layout(self) -> Layout | None:
@@ -78,14 +76,14 @@ class GlobalModel:
 
     # --- publishing
 
-    def publish(self, state: State, epoch: int) -> tuple[TaskRef, list[Publication]]:
-        """Where the current version's task is; publishes it if it is not in the log yet.
+    def publish(self, state: State, epoch: int) -> tuple[TaskRef, list[Publication], int]:
+        """Where the current version's task is, what is to be published for it, and bytes published here.
 
-        A task that the next flight may carry along comes back as publications, to go out before the
-        assignments; a large one is published here, since assignments must say where it begins.
+        A small task comes back as publications, for the flight that carries the assignments; a large one is
+        published here, since assignments must say where it begins. One that is in the log already is neither.
         """
         if self._task is not None and self._task.digest == state.digest:
-            return self._task, []
+            return self._task, [], 0
         weights = self.weights
         assert weights is not None
         header = RoundTask(
@@ -96,12 +94,11 @@ class GlobalModel:
         nbytes = parts[0].nbytes
         if self._unlocated + nbytes > LOCATE_BYTES or len(parts) > 2:
             self._hint = self._broker.publish(publications, locate=True)
-            self.published_bytes += nbytes
             self._unlocated, publications = 0, []
         else:
             self._unlocated += nbytes
         self._task = TaskRef(state.digest, parts[0].message_id, len(parts), nbytes, self._hint)
-        return self._task, publications
+        return self._task, publications, 0 if publications else nbytes
 
     def hints(self) -> dict[str, int]:
         """For `round-closed`: offsets at or before the parent's task and checkpoint."""

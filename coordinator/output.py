@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from coordinator.facts import Answer, State
+from coordinator.facts import Answer, Entry, State
+from coordinator.history import History
 from coordinator.models import write_weights
 from coordinator.validation import Verdict
 from shared.weights import Weights
 
 log = logging.getLogger(__name__)
+
+#: Entries with metrics of the version in hand: its successor is made only after the closing entry.
+SCORED = ("round-closing", "evaluated")
 
 
 class Observer(Protocol):
@@ -73,6 +77,48 @@ class Best:
             return False
         self._value = value
         return True
+
+
+class Output:
+    """Keeps the folder, and tells the observers, as journal entries are written."""
+
+    def __init__(self, folder: Folder, observers: Sequence[Observer], best: str) -> None:
+        self._folder = folder
+        self._best = Best(best)
+        self._history = History()
+        self.observers = observers
+
+    @property
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """The closed rounds' lines."""
+        return self._history.lines
+
+    def replayed(self, entry: Entry) -> None:
+        """Takes in an entry of an earlier leader's, which wrote its files and told its observers."""
+        self._history.feed(entry)
+        if entry.kind in SCORED:
+            self._best.improves(entry.data["metrics"])
+
+    def resumed(self) -> None:
+        """All earlier entries are in: writes again what the journal says of the rounds before."""
+        self._folder.rewrite_history(self.history)
+
+    def written(self, entry: Entry, weights: Weights | None) -> None:
+        """Takes in an entry that was just appended, while the federation stands at `weights`."""
+        line = self._history.feed(entry)
+        if entry.kind in SCORED and self._best.improves(entry.data["metrics"]) and weights is not None:
+            self._folder.write_model(weights, "best.npz")
+        if entry.kind == "evaluated" and self._history.last is not None:
+            self._folder.write_evaluation(self._history.last)
+        if line is not None:
+            self._folder.add_history(line)
+            for observer in self.observers:
+                observer.closed(line)
+
+    def ended(self, weights: Weights | None) -> None:
+        """Leaves the last model."""
+        if weights is not None:
+            self._folder.write_model(weights)
 
 
 class LogLines:

@@ -8,18 +8,17 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
-from coordinator import intake
 from coordinator.config import Config, differences
-from coordinator.facts import Answer, Closed, Entry, Order, Phase, State, apply
-from coordinator.history import History
+from coordinator.dispatch import Dispatch
+from coordinator.facts import Entry, Phase, State, apply
 from coordinator.issuing import wanted
 from coordinator.journal import Reader, Record, Writer, watch
 from coordinator.lease import Keeper, acquire, describe
 from coordinator.mirror import Mirror
-from coordinator.models import GlobalModel, TaskRef
+from coordinator.models import GlobalModel
 from coordinator.moves import (
     Admit,
     Answered,
@@ -39,17 +38,17 @@ from coordinator.moves import (
     Started,
     Tick,
 )
-from coordinator.output import Best, Folder, Observer
+from coordinator.output import Output
 from coordinator.reading import read_log, read_until
+from coordinator.results import Results
 from coordinator.rounds import next_wake, step
-from coordinator.spool import Arrival, Broken, Spool
+from coordinator.spool import Spool
 from coordinator.state.port import StateStore
 from shared import codec
 from shared.broker.port import FIRST, Broker, Delivery, Part, Publication, Subscription, new_id
 from shared.errors import ConfigError, FederationFailed, JournalError, MessageError
-from shared.messages import Assignment, Mark, Presence, seed_of
+from shared.messages import Assignment, Mark, Presence
 from shared.topology import Topology, check_slug
-from shared.weights import Buffer, Layout
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +69,9 @@ class Coordinator:
         broker: Broker,
         store: StateStore,
         model: GlobalModel,
-        folder: Folder,
+        output: Output,
         spool: Spool,
         token: str,
-        observers: Sequence[Observer] = (),
         stop: threading.Event | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -81,27 +79,23 @@ class Coordinator:
         self._broker = broker
         self._store = store
         self._model = model
-        self._folder = folder
-        self._spool = spool
+        self._output = output
         self._token = token
-        self._observers = observers
         self._stop = stop or threading.Event()
         self._clock = clock
         self._topology = Topology(config.name)
         self._journal = Writer(broker, self._topology, token)
         self._mirror = Mirror(store, token)
-        self._history = History()
-        self._best = Best(config.evaluation.best)
+        self._results = Results(spool, broker, self._topology, model)
+        self._dispatch = Dispatch(config, broker, self._topology, model)
         self._state = State(config.rules())
         self._inbox: queue.SimpleQueue[tuple[Handler, Delivery] | None] = queue.SimpleQueue()
-        self._epoch = 0
         self._skip_to = -1
         self._mark = ""
         self._unsure: frozenset[str] = frozenset()
         self._end: Finish | None = None
         self._written_at = 0.0
         self._bytes_in = self._bytes_out = 0
-        self._layouts: dict[str, Layout] = {}
         self._said = ""
 
     # --- the life of a coordinator
@@ -128,7 +122,7 @@ class Coordinator:
         finally:
             for subscription in subscriptions:
                 subscription.close()
-            self._spool.close()
+            self._results.close()
             keeper.close()
 
     def stop(self) -> None:
@@ -166,17 +160,14 @@ class Coordinator:
     def _leave(self) -> int:
         if self._end is None:
             return 130
-        if self._model.weights is not None:
-            self._folder.write_model(self._model.weights)
+        self._output.ended(self._model.weights)
         if self._end.code:
             raise FederationFailed(f"the federation failed: {self._end.reason}")
         return 0
 
     def _was_finished(self) -> int:
         state = self._state
-        self._model.recover(state, self._payloads)
-        if self._model.weights is not None:
-            self._folder.write_model(self._model.weights)
+        self._output.ended(self._model.weights)
         self._write_mirror(at_once=True)
         if state.outcome_code:
             raise FederationFailed(
@@ -201,13 +192,14 @@ class Coordinator:
             self._replay(reader.feed(part))
         self._check_config()
         self._journal.lead(now, describe(self._token))
-        self._epoch = self._own_epoch(reader)
+        self._dispatch.epoch = self._own_epoch(reader)
         if not self._state.run:
             self._feed(Started(now, secrets.token_hex(8), self._config.binding()))
-        self._folder.rewrite_history(self._history.lines)
+        self._results.run = self._state.run
+        self._output.resumed()
         self._broker.declare((), [self._topology.site_queue(site) for site in sorted(self._state.sites)])
-        self._model.recover(self._state, self._payloads)
-        self._limit_spool()
+        self._model.recover(self._state, self._results.payloads)
+        self._turn_over()
 
     def _replay(self, record: Record | None) -> None:
         """Applies an entry of an earlier leader's.
@@ -219,9 +211,7 @@ class Coordinator:
             return
         before = self._state.orders.keys()
         self._state = apply(self._state, record.entry)
-        self._history.feed(record.entry)
-        if record.entry.kind in ("round-closing", "evaluated"):
-            self._best.improves(record.entry.data["metrics"])
+        self._output.replayed(record.entry)
         issuing = record.entry.kind in ("round-opened", "assigned")
         self._unsure = frozenset(self._state.orders.keys() - before) if issuing else frozenset()
 
@@ -248,7 +238,7 @@ class Coordinator:
         self._skip_to = self._state.decided
         watching = watch(Reader(), self._token)
         subscriptions = [
-            broker.follow(topology.events_log, self._epoch, self._sink(lambda d: watching(d.part))),
+            broker.follow(topology.events_log, self._dispatch.epoch, self._sink(lambda d: watching(d.part))),
         ]
         self._feed(Resumed(self._clock()))
         start = max(self._state.read_from, 0) if self._state.read_from >= 0 else FIRST
@@ -277,25 +267,14 @@ class Coordinator:
                 self._feed(CaughtUp(self._clock(), self._unsure))
             return
         self._bytes_in += len(part.body)
-        arrived = self._spool.take(part)
-        if arrived is None:
+        answer = self._results.take(part)
+        if answer is None:
             return
         if part.offset <= self._skip_to:
-            if isinstance(arrived, Arrival):
-                self._spool.discard(arrived.key)
+            # It had its verdict in a round that is closed; only what is unfinished was to be read again.
+            self._results.forget(answer)
             return
-        answer = intake.broken(arrived) if isinstance(arrived, Broken) else self._answer(arrived)
-        self._feed(Answered(self._clock(), answer, part.offset, self._spool.read_from(part.offset)))
-
-    def _answer(self, arrival: Arrival) -> Answer:
-        payload = self._spool.payload(arrival.key)
-        assert payload is not None
-        answer, layout = intake.answer_of(
-            arrival, payload, self._config.name, self._state.run, self._model.layout
-        )
-        if layout is not None:
-            self._layouts[answer.message_id] = layout
-        return answer
+        self._feed(Answered(self._clock(), answer, part.offset, self._results.read_from(part.offset)))
 
     def _presence(self, delivery: Delivery) -> None:
         part = delivery.part
@@ -331,7 +310,7 @@ class Coordinator:
         self._state, commands = step(self._state, event)
         for command in commands:
             self._obey(command)
-        for observer in self._observers:
+        for observer in self._output.observers:
             observer.changed(self._state)
 
     def _obey(self, command: Command) -> None:
@@ -341,13 +320,13 @@ class Coordinator:
             case Admit():
                 self._broker.declare((), [self._topology.site_queue(command.site)])
             case Issue():
-                self._issue(command.orders)
+                self._bytes_out += self._dispatch.issue(self._state, command.orders)
             case Fold():
                 self._fold()
             case Forget():
-                self._spool.discard((command.answer.sender, command.answer.message_id))
+                self._results.forget(command.answer)
             case Ruled():
-                for observer in self._observers:
+                for observer in self._output.observers:
                     observer.ruled(command.answer, command.verdict)
             case Finish():
                 self._end = command
@@ -355,107 +334,18 @@ class Coordinator:
     def _append(self, entries: tuple[Entry, ...]) -> None:
         self._journal.append(entries)
         for entry in entries:
-            line = self._history.feed(entry)
-            if entry.kind in ("round-closing", "evaluated"):
-                self._keep_best(entry.data["metrics"])
-            if entry.kind == "evaluated" and self._history.last is not None:
-                self._folder.write_evaluation(self._history.last)
-            if line is not None:
-                self._folder.add_history(line)
-                for observer in self._observers:
-                    observer.closed(line)
-
-    def _keep_best(self, metrics: Mapping[str, float]) -> None:
-        """Metrics are those of the version in hand: its successor is made only after the closing entry."""
-        if self._best.improves(metrics) and self._model.weights is not None:
-            self._folder.write_model(self._model.weights, "best.npz")
-
-    def _issue(self, orders: Sequence[Order]) -> None:
-        """Publishes the version's task, if the log lacks it, and one assignment an order, in one flight."""
-        publications: list[Publication] = []
-        task = None
-        if self._state.version >= 0:
-            task, publications = self._model.publish(self._state, self._epoch)
-        expires_s = self._config.assignment_expiry_s()
-        for order in orders:
-            site = self._state.clients[order.client]
-            header = self._assignment(order, task).to_header()
-            part = Part.single(Assignment.KIND, codec.encode(header))
-            publications.append(Publication(self._topology.assignments, site, part, expires_s))
-        if publications:
-            self._broker.publish(publications)
-            self._bytes_out += sum(len(publication.part.body) for publication in publications)
-        self._bytes_out += self._model.published_bytes
-        self._model.published_bytes = 0
-
-    def _assignment(self, order: Order, task: TaskRef | None) -> Assignment:
-        seed = self._config.federation.seed
-        return Assignment(
-            federation=self._config.name,
-            run=self._state.run,
-            epoch=self._epoch,
-            id=order.id,
-            work=order.work,
-            client=order.client,
-            round=order.round,
-            version=order.version,
-            digest=order.digest,
-            turn=order.turn,
-            # Every client must make the same initial weights.
-            seed=seed_of(seed, "initialise") if order.work == "initialise" else seed_of(seed, order.id),
-            evaluate=self._config.evaluation.each_round and order.work == "train",
-            training=self._config.training,
-            task_message=task.message_id if task else "",
-            task_parts=task.parts if task else 0,
-            task_bytes=task.nbytes if task else 0,
-            task_offset=task.offset if task else FIRST,
-        )
+            self._output.written(entry, self._model.weights)
 
     def _fold(self) -> None:
-        state = self._state
-        digest = self._model.fold(state, self._payloads)
-        for row in state.closing:
-            self._spool.discard((row.sender, row.message_id))
-        self._layouts.clear()
-        self._limit_spool()
-        self._spool.forget_older(state.version - state.rules.max_staleness)
+        digest = self._model.fold(self._state, self._results.payloads)
+        self._turn_over()
         notes = {"hints": self._model.hints(), "bytes_in": self._bytes_in, "bytes_out": self._bytes_out}
         self._bytes_in = self._bytes_out = 0
         self._feed(Folded(self._clock(), digest, notes))
 
-    def _limit_spool(self) -> None:
-        if self._model.layout is not None:
-            self._spool.limit = self._model.layout.nbytes
-
-    def _payloads(self, rows: Sequence[Closed]) -> Iterator[tuple[Closed, Layout | None, Buffer]]:
-        """The accepted updates' payloads: from the spool, or from the log what isn't there any more."""
-        held = {
-            (row.sender, row.message_id): self._spool.payload((row.sender, row.message_id)) for row in rows
-        }
-        lost = [row for row in rows if held[row.sender, row.message_id] is None]
-        if lost:
-            self._reread(lost)
-        for row in rows:
-            payload = held[row.sender, row.message_id] or self._spool.payload((row.sender, row.message_id))
-            if payload is None:
-                raise JournalError(
-                    f"the results log no longer holds the update of {row.client} at offset {row.offset}: "
-                    f"restore the broker's data, or start anew with --fresh"
-                )
-            yield row, self._layouts.get(row.message_id), payload
-
-    def _reread(self, rows: Sequence[Closed]) -> None:
-        wanted = {(row.sender, row.message_id) for row in rows}
-        start = min(row.offset for row in rows)
-        for part in read_log(self._broker, self._topology.results, self._config.name, start):
-            if (part.user_id, part.message_id) not in wanted:
-                continue
-            arrived = self._spool.take(part)
-            if isinstance(arrived, Arrival):
-                self._answer(arrived)
-                wanted.discard(arrived.key)
-                if not wanted:
-                    return
+    def _turn_over(self) -> None:
+        """The closing round's updates are folded."""
+        self._results.turn_over(self._state.closing, self._state.version - self._state.rules.max_staleness)
 
     # --- what is shown
 
@@ -469,7 +359,7 @@ class Coordinator:
         """The store follows in steps of MIRROR_S, so that it costs a busy federation little."""
         now = time.monotonic()
         if at_once or now - self._written_at > MIRROR_S:
-            self._mirror.write(self._state, self._history.lines, waiting_for(self._state))
+            self._mirror.write(self._state, self._output.history, waiting_for(self._state))
             self._written_at = now
 
 

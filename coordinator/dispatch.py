@@ -1,0 +1,64 @@
+"""Orders on their way out: the version's round task, if the log lacks it, and an assignment each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordinator.config import Config
+from coordinator.facts import Order, State
+from coordinator.models import GlobalModel, TaskRef
+from shared import codec
+from shared.broker.port import FIRST, Broker, Part, Publication
+from shared.messages import Assignment, seed_of
+from shared.topology import Topology
+
+
+class Dispatch:
+    """Publishes for one leader; `epoch` is the offset of its `leader` entry."""
+
+    def __init__(self, config: Config, broker: Broker, topology: Topology, model: GlobalModel) -> None:
+        self._config = config
+        self._broker = broker
+        self._topology = topology
+        self._model = model
+        self.epoch = 0
+
+    def issue(self, state: State, orders: Sequence[Order]) -> int:
+        """Publishes the task and the orders' assignments, in one flight; returns the bytes sent."""
+        publications: list[Publication] = []
+        task = None
+        sent = 0
+        if state.version >= 0:
+            task, publications, sent = self._model.publish(state, self.epoch)
+        publications += [self._publication(state, order, task) for order in orders]
+        if publications:
+            self._broker.publish(publications)
+        return sent + sum(len(publication.part.body) for publication in publications)
+
+    def _publication(self, state: State, order: Order, task: TaskRef | None) -> Publication:
+        site = state.clients[order.client]
+        part = Part.single(Assignment.KIND, codec.encode(self._assignment(state, order, task).to_header()))
+        return Publication(self._topology.assignments, site, part, self._config.assignment_expiry_s())
+
+    def _assignment(self, state: State, order: Order, task: TaskRef | None) -> Assignment:
+        seed = self._config.federation.seed
+        return Assignment(
+            federation=self._config.name,
+            run=state.run,
+            epoch=self.epoch,
+            id=order.id,
+            work=order.work,
+            client=order.client,
+            round=order.round,
+            version=order.version,
+            digest=order.digest,
+            turn=order.turn,
+            # Every client must make the same initial weights.
+            seed=seed_of(seed, "initialise") if order.work == "initialise" else seed_of(seed, order.id),
+            evaluate=self._config.evaluation.each_round and order.work == "train",
+            training=self._config.training,
+            task_message=task.message_id if task else "",
+            task_parts=task.parts if task else 0,
+            task_bytes=task.nbytes if task else 0,
+            task_offset=task.offset if task else FIRST,
+        )

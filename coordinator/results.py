@@ -1,0 +1,97 @@
+"""The results log at the coordinator: parts in, answers out, and the payloads of those that count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from coordinator import intake
+from coordinator.facts import Answer, Closed
+from coordinator.models import GlobalModel
+from coordinator.reading import read_log
+from coordinator.spool import Arrival, Key, Spool
+from shared.broker.port import Broker, Part
+from shared.errors import JournalError
+from shared.topology import Topology
+from shared.weights import Buffer, Layout
+
+
+class Results:
+    """Holds what arrived and may still count. `run` is the federation's run, once it is known."""
+
+    def __init__(self, spool: Spool, broker: Broker, topology: Topology, model: GlobalModel) -> None:
+        self._spool = spool
+        self._broker = broker
+        self._topology = topology
+        self._model = model
+        self._layouts: dict[str, Layout] = {}
+        self.run = ""
+
+    def take(self, part: Part) -> Answer | None:
+        """Takes the log's next part; returns the answer that it completes, or that it spoils."""
+        arrived = self._spool.take(part)
+        if arrived is None:
+            return None
+        return self._answer(arrived) if isinstance(arrived, Arrival) else intake.broken(arrived)
+
+    def read_from(self, position: int) -> int:
+        """The lowest offset that a recovering coordinator still needs, this one having read to `position`."""
+        return self._spool.read_from(position)
+
+    def forget(self, answer: Answer) -> None:
+        """Gives back what an answer holds."""
+        self._spool.discard((answer.sender, answer.message_id))
+
+    def turn_over(self, counted: Sequence[Closed], oldest: int) -> None:
+        """A version was made of `counted`: drops them, and what is unfinished on bases before `oldest`."""
+        for row in counted:
+            self._spool.discard(_key(row))
+        self._layouts.clear()
+        self._spool.forget_older(oldest)
+        if self._model.layout is not None:
+            self._spool.limit = self._model.layout.nbytes
+
+    def payloads(self, rows: Sequence[Closed]) -> Iterator[tuple[Closed, Layout | None, Buffer]]:
+        """The accepted updates' payloads: from the spool, or from the log what isn't there any more.
+
+        Raises:
+            JournalError: the log does not hold it either.
+        """
+        held = {_key(row): self._spool.payload(_key(row)) for row in rows}
+        lost = [row for row in rows if held[_key(row)] is None]
+        if lost:
+            self._reread(lost)
+            held |= {_key(row): self._spool.payload(_key(row)) for row in lost}
+        for row in rows:
+            payload = held[_key(row)]
+            if payload is None:
+                raise JournalError(
+                    f"the results log no longer holds the update of {row.client} at offset {row.offset}: "
+                    f"restore the broker's data, or start anew with --fresh"
+                )
+            yield row, self._layouts.get(row.message_id), payload
+
+    def close(self) -> None:
+        self._spool.close()
+
+    def _answer(self, arrival: Arrival) -> Answer:
+        payload = self._spool.payload(arrival.key)
+        assert payload is not None
+        federation = self._topology.federation
+        answer, layout = intake.answer_of(arrival, payload, federation, self.run, self._model.layout)
+        if layout is not None:
+            self._layouts[answer.message_id] = layout
+        return answer
+
+    def _reread(self, rows: Sequence[Closed]) -> None:
+        missing = {_key(row) for row in rows}
+        start = min(row.offset for row in rows)
+        for part in read_log(self._broker, self._topology.results, self._topology.federation, start):
+            key = (part.user_id, part.message_id)
+            if key in missing and self.take(part) is not None:
+                missing.discard(key)
+                if not missing:
+                    return
+
+
+def _key(row: Closed) -> Key:
+    return (row.sender, row.message_id)
