@@ -125,7 +125,7 @@ class LogLines:
     """Says in the log what a person would want to know, a line each."""
 
     def __init__(self) -> None:
-        self._phase = ""
+        self._before: Mapping[str, float] = {}
 
     def changed(self, state: State) -> None:
         """Nothing: the coordinator itself says what it waits for."""
@@ -138,21 +138,27 @@ class LogLines:
             log.info("%s: update late: %s", answer.client, verdict.reason)
 
     def closed(self, line: Mapping[str, Any]) -> None:
-        log.info(round_line(line))
+        log.info(round_line(line, self._before))
+        self._before = line["metrics"] or self._before
 
 
-def round_line(line: Mapping[str, Any]) -> str:
-    """A closed round in one sentence."""
+def round_line(line: Mapping[str, Any], before: Mapping[str, float] | None = None) -> str:
+    """A closed round in one sentence; `before`: the metrics to tell the change against."""
     if line["round"] == 0:
         return f"Version 0 is made: digest {line['digest'][:12]}"
     said = [f"{line['accepted']} of {line['assigned']} clients"]
     said += [f"{line[key]} {key}" for key in ("late", "rejected", "failed", "duplicate") if line[key]]
     metrics = line["metrics"]
-    said += [f"{name} {metrics[name]:.4f}" for name in ("accuracy", "loss") if name in metrics]
+    said += [_metric(name, metrics[name], before or {}) for name in ("accuracy", "loss") if name in metrics]
     said.append(f"{line['seconds']:.2f} s")
     said.append(f"{megabytes(line['bytes_in'] + line['bytes_out'])}")
     verb = "skipped" if line["skipped"] else "closed"
     return f"Round {line['round']} {verb}: {', '.join(said)}"
+
+
+def _metric(name: str, value: float, before: Mapping[str, float]) -> str:
+    change = f" ({value - before[name]:+.4f})" if name in before else ""
+    return f"{name} {value:.4f}{change}"
 
 
 def megabytes(count: float) -> str:

@@ -367,7 +367,9 @@ def waiting_for(state: State) -> str:
     """What a federation that gathers clients lacks; "" if nothing."""
     if state.phase is not Phase.GATHERING:
         return ""
-    return f"waiting for clients: {len(state.trainable)} of {wanted(state)} are here"
+    here = sorted(state.sites - state.absent - state.rules.evaluators)
+    names = f" ({', '.join(here[:5])}{', …' if len(here) > 5 else ''})" if here else ""
+    return f"waiting for clients: {len(state.trainable)} of {wanted(state)} are here{names}"
 
 
 def _checked_partitions(names: Sequence[str]) -> tuple[str, ...]:
