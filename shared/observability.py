@@ -22,7 +22,7 @@ class PlainFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (seconds since 1970), level, logger, message, and error if there is one."""
+    """One JSON object a line: time (seconds since 1970), level, logger, message; error where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
