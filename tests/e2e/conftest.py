@@ -7,14 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 TRAINERS = Path(__file__).with_name("trainers.py")
+FIELD_TRAINERS = Path(__file__).with_name("field_trainers.py")
 SOFTMAX = {"features": 5, "classes": 3}
 #: How long a federation of the tests may take before it counts as hung.
 DEADLINE_S = 60
@@ -31,6 +32,7 @@ class Federation:
         self.notes = folder / "notes"
         self.gate = folder / "gate"
         self.processes: list[subprocess.Popen] = []
+        self._errors: dict[int, Path] = {}
         self.notes.mkdir(parents=True)
 
     @property
@@ -40,7 +42,7 @@ class Federation:
     def site(
         self, name: str, clients: int = 1, trainer: str = "Honest", workers: int = 1, **params: object
     ) -> dict:
-        """Makes a site's data, and describes it."""
+        """Makes a site's data, and describes it. `trainer`: one of trainers.py, or FILE.py:CLASS."""
         rng = np.random.default_rng(list(name.encode()))
         centres = np.random.default_rng(1).normal(size=(3, 5)) * 2
         y = rng.integers(0, 3, 40 * clients)
@@ -51,9 +53,13 @@ class Federation:
             "name": name,
             "data": str(path),
             "workers": workers,
-            "trainer": f"{TRAINERS}:{trainer}",
-            "params": {**SOFTMAX, "notes": str(self.notes), **params},
+            "trainer": trainer if ":" in trainer else f"{TRAINERS}:{trainer}",
+            "params": {**({} if ":" in trainer else SOFTMAX), "notes": str(self.notes), **params},
         }
+
+    def wide_site(self, name: str, size: int, clients: int = 1, pause_s: float = 0.0) -> dict:
+        """A site that trains a model of `size` float32."""
+        return self.site(name, clients, f"{FIELD_TRAINERS}:Wide", size=size, pause_s=pause_s)
 
     def write(self, sites: list[dict], **tables: dict) -> Path:
         """Writes the TOML; `tables` override the defaults, by table."""
@@ -78,6 +84,11 @@ class Federation:
     def warren(self, *arguments: object) -> subprocess.Popen:
         """Starts a `warren` command, in a process group of its own."""
         return self._start("coordinator", *arguments)
+
+    def coordinate(self, toml: Path, *arguments: object, broker_url: str = "") -> subprocess.Popen:
+        """`warren coordinate`, begun; at another broker's URL than the others, if one is given."""
+        urls = [*self.urls, *(("--broker", broker_url) if broker_url else ())]
+        return self.warren("coordinate", toml, "--out", self.out, *urls, *arguments)
 
     def worker(self, site: dict, *more: str, broker_url: str = "") -> subprocess.Popen:
         """Starts a worker of a site, as an engineer there would."""
@@ -112,6 +123,10 @@ class Federation:
     def history(self) -> list[dict]:
         return [json.loads(line) for line in (self.out / "history.jsonl").read_text().splitlines()]
 
+    def repeats(self) -> list[int]:
+        """How often each training of `Wide` was done by one process."""
+        return [len(note.read_text().splitlines()) for note in self.notes.iterdir()]
+
     def trainings(self) -> dict[int, int]:
         """How often each process trained."""
         counts: dict[int, int] = {}
@@ -120,9 +135,13 @@ class Federation:
             counts[pid] = counts.get(pid, 0) + 1
         return counts
 
+    def said(self, process: subprocess.Popen) -> str:
+        """What a process has written to standard error so far."""
+        return self._errors[process.pid].read_text()
+
     def done(self, process: subprocess.Popen) -> subprocess.CompletedProcess:
-        out, err = process.communicate(timeout=DEADLINE_S)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        out, _ = process.communicate(timeout=DEADLINE_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, self.said(process))
 
     def close(self) -> None:
         for process in self.processes:
@@ -131,11 +150,14 @@ class Federation:
             process.communicate()
 
     def _start(self, module: str, *arguments: object) -> subprocess.Popen:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
-        )  # fmt: skip
+        errors = self.folder / f"{module}-{len(self.processes)}.err"
+        with errors.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *map(str, arguments)],
+                stdout=subprocess.PIPE, stderr=file, text=True, process_group=0,
+            )  # fmt: skip
         self.processes.append(process)
+        self._errors[process.pid] = errors
         return process
 
 
@@ -160,14 +182,31 @@ def fed(federation: str, tmp_path: Path, urls: list[str]) -> Iterator[Federation
 
 
 @pytest.fixture
-def make_fed(tmp_path: Path) -> Iterator[type]:
-    """Makes federations by name, folder and urls; ends what they started."""
+def make_fed(tmp_path: Path) -> Iterator[Callable[[str, list[str]], Federation]]:
+    """Makes federations by name and urls; ends what they started."""
+    with _making(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_module_fed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str, list[str]], Federation]]:
+    """The same for what several tests compare with."""
+    with _making(tmp_path_factory.mktemp("federations")) as make:
+        yield make
+
+
+@contextmanager
+def _making(folder: Path) -> Iterator[Callable[[str, list[str]], Federation]]:
     made: list[Federation] = []
 
     def make(name: str, urls: list[str]) -> Federation:
-        made.append(Federation(name, tmp_path / f"{name}-{len(made)}", urls))
+        made.append(Federation(name, folder / f"{name}-{len(made)}", urls))
         return made[-1]
 
-    yield make
-    for federation in made:
-        federation.close()
+    try:
+        yield make
+    finally:
+        for federation in made:
+            federation.close()
