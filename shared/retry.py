@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 
 from tenacity import (
@@ -23,12 +24,14 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 3.0
 JITTER_S = 0.2
+#: An error that lasts is said again after so long, in seconds.
+REMINDER_S = 30.0
 
 
 def retrying(
     *transient: type[Exception], stop: threading.Event, sleep: Callable[[float], None] | None = None
 ) -> Retrying:
-    """Calls again what raises a transient error, with a log line each time.
+    """Calls again what raises a transient error, and says so.
 
     When `stop` is set the last error is raised. `sleep` pauses for some seconds, or less; by default it
     waits for `stop`.
@@ -38,7 +41,7 @@ def retrying(
         wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S) + wait_random(0, JITTER_S),
         stop=stop_when_event_set(stop),
         sleep=sleep or sleep_using_event(stop),
-        before_sleep=_say,
+        before_sleep=_Complaint(),
         reraise=True,
     )
 
@@ -60,6 +63,16 @@ class Pauses:
         self._next = FIRST_PAUSE_S
 
 
-def _say(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning("%s; trying again in %.1f s", error, state.upcoming_sleep)
+class _Complaint:
+    """Says an error when it is new, and again while it lasts: people need it once, not at each try."""
+
+    def __init__(self) -> None:
+        self._said = ""
+        self._again_at = 0.0
+
+    def __call__(self, state: RetryCallState) -> None:
+        text = str(state.outcome.exception()) if state.outcome else ""
+        if text == self._said and time.monotonic() < self._again_at:
+            return
+        log.warning("%s; trying again", text)
+        self._said, self._again_at = text, time.monotonic() + REMINDER_S
