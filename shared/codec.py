@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -31,6 +32,8 @@ MAX_HEADER_BYTES = 1 << 20
 SINGLE_PART_BYTES = 64 * 1024
 PART_BYTES = 4 * 1024 * 1024
 MAX_PARTS = 1 << 20
+#: Unfinished messages that an Assembler keeps.
+MAX_PENDING = 2
 
 _PREFIX = struct.Struct("<4sI")
 
@@ -97,6 +100,7 @@ def unpack(data: Buffer) -> Any:
     """
     size = len(data)
     try:
+        _walk(data)
         return msgpack.unpackb(
             data, raw=False, strict_map_key=True, ext_hook=_no_extensions, object_pairs_hook=_text_keys,
             max_str_len=size, max_bin_len=size, max_array_len=size, max_map_len=size, max_ext_len=0,
@@ -148,55 +152,73 @@ def check_part(part: Part) -> None:
         raise ChecksumError("the part's checksum does not match its bytes")
 
 
+@dataclass
+class _Pending:
+    """A message on its way: what its part 0 said, and what has come of its payload."""
+
+    header: dict[str, Any]
+    parts: int
+    nbytes: int
+    payload: bytearray = field(default_factory=bytearray)
+    next_part: int = 1
+
+
 class Assembler:
-    """Puts one sender's multi-part message together, in memory. Feed it part 0 first, then in order."""
+    """Puts multi-part messages together, in memory: each one's part 0 first, then in order.
+
+    Messages may lie interleaved, as when a coordinator that was given up for dead goes on beside the next; of
+    more than MAX_PENDING unfinished ones, the one begun first is dropped. Memory grows with what has come,
+    not with what was claimed.
+    """
 
     def __init__(self, limit: int) -> None:
         """`limit`: the most bytes that a message may have here."""
         self._limit = limit
-        self._key: tuple[str, str] | None = None
-        self._header: dict[str, Any] = {}
-        self._payload = bytearray()
-        self._filled = 0
-        self._next = 0
-        self._parts = 0
+        self._pending: dict[tuple[str, str], _Pending] = {}
 
     def feed(self, part: Part) -> tuple[dict[str, Any], Buffer] | None:
         """Takes a part; returns header and payload when it was the last. Stray parts are passed over.
 
         Raises:
-            MessageError: the message is malformed or over the limit; the next part 0 begins anew.
+            MessageError: the message is malformed or over the limit; others on their way are not touched.
         """
         check_part(part)
         key = (part.user_id, part.message_id)
         if part.part == 0:
-            header, rest = decode(part.body)
-            if part.parts == 1:
-                return header, rest
-            if part.nbytes > self._limit:
-                raise OversizeError(
-                    f"the message claims {part.nbytes} bytes, at most {self._limit} are taken"
-                )
-            if len(rest):
-                raise MessageError("part 0 of several holds no payload")
-            self._key, self._header, self._parts = key, header, part.parts
-            self._payload = bytearray(part.nbytes - len(part.body))
-            self._filled, self._next = 0, 1
+            return self._begin(key, part)
+        pending = self._pending.get(key)
+        if pending is None or (part.part, part.parts) != (pending.next_part, pending.parts):
             return None
-        if key != self._key or part.part != self._next or part.parts != self._parts:
+        pending.payload += part.body
+        pending.next_part += 1
+        nbytes = len(pending.payload)
+        if nbytes <= pending.nbytes and pending.next_part < pending.parts:
             return None
-        end = self._filled + len(part.body)
-        if end > len(self._payload):
-            self._key = None
-            raise ChecksumError("the parts hold more bytes than their message claims")
-        self._payload[self._filled : end] = part.body
-        self._filled, self._next = end, self._next + 1
-        if self._next < self._parts:
-            return None
-        self._key = None
-        if end != len(self._payload):
-            raise ChecksumError("the parts hold fewer bytes than their message claims")
-        return self._header, self._payload
+        del self._pending[key]
+        if nbytes != pending.nbytes:
+            raise ChecksumError(f"the parts hold {nbytes} bytes, their message claims {pending.nbytes}")
+        return pending.header, pending.payload
+
+    def _begin(self, key: tuple[str, str], part: Part) -> tuple[dict[str, Any], Buffer] | None:
+        header, rest = decode(part.body)
+        if part.parts == 1:
+            return header, rest
+        if part.nbytes > self._limit:
+            raise OversizeError(f"the message claims {part.nbytes} bytes, at most {self._limit} are taken")
+        if len(rest):
+            raise MessageError("part 0 of several holds no payload")
+        # One that is there already was sent once more after a lost connection.
+        self._pending.setdefault(key, _Pending(header, part.parts, part.nbytes - len(part.body)))
+        if len(self._pending) > MAX_PENDING:
+            del self._pending[next(iter(self._pending))]
+        return None
+
+
+def _walk(data: Buffer) -> None:
+    """Fails unless the bytes hold what their lengths claim: only then may lists be made for them."""
+    unpacker = msgpack.Unpacker(None, max_buffer_size=max(len(data), 1))
+    unpacker.feed(data)
+    unpacker.skip()
 
 
 def _text_keys(pairs: Iterator[tuple[object, object]]) -> dict[object, object]:

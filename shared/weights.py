@@ -196,7 +196,7 @@ def subtract(local: Mapping[str, npt.ArrayLike], base: Weights) -> Weights:
     payload = bytearray(base.layout.nbytes)
     for name, out in base.layout.views(payload).items():
         new, old = np.asarray(local[name]), base.arrays[name]
-        if new.shape != old.shape or new.dtype != old.dtype:
+        if new.shape != old.shape or new.dtype.name != old.dtype.name:
             raise MessageError(
                 f"tensor {name!r} is {new.dtype}{list(new.shape)}, "
                 f"the model's is {old.dtype}{list(old.shape)}"
@@ -220,6 +220,7 @@ def _place(name: object, dtype: object, shape: object, end: int) -> Tensor:
     itemsize = DTYPES[dtype].itemsize
     nbytes = math.prod(shape) * itemsize
     offset = -(-end // itemsize) * itemsize
-    if offset + nbytes > MAX_PAYLOAD_BYTES:
+    # A tensor without elements is bounded as well: an array's other dimensions must multiply to a size.
+    if max(offset + nbytes, math.prod(n or 1 for n in shape) * itemsize) > MAX_PAYLOAD_BYTES:
         raise OversizeError(f"tensor {name!r} ends past {MAX_PAYLOAD_BYTES} bytes")
     return Tensor(name, dtype, tuple(shape), offset, nbytes)
