@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -167,7 +167,7 @@ def _mean(
 RULES: Mapping[str, Rule] = {"mean": _mean}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Run:
     """Neighbouring elements of one dtype; `start` and `stop` count elements of it from the payload's begin.
 
@@ -243,10 +243,9 @@ def _runs(layout: Layout) -> list[_Run]:
             continue
         dtype = _folded_as(tensor)
         start = tensor.offset // dtype.itemsize
-        run = _Run(dtype, start, start + tensor.size, floats)
-        if runs and (runs[-1].dtype, runs[-1].stop) == (dtype, start):
-            run = replace(runs.pop(), stop=run.stop)
-        runs.append(run)
+        if not runs or runs[-1].dtype != dtype or runs[-1].stop != start:
+            runs.append(_Run(dtype, start, start, floats))
+        runs[-1].stop += tensor.size
         floats += tensor.size if dtype.kind == "f" else 0
     return runs
 
