@@ -15,8 +15,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+
+try:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+except ImportError:
+    raise SystemExit("scikit-learn, which has the digits, is missing: pip install -e '.[demo]'") from None
 
 Array = npt.NDArray[Any]
 
