@@ -101,6 +101,13 @@ def test_weights_or_count_as_the_divisor() -> None:
     assert mean_of(np.array([1.0]), deltas, weights, normalise="count").tolist() == [1 + 4 / 2]
 
 
+def test_weights_are_float64_even_where_the_model_is_not() -> None:
+    new = mean_of(np.zeros(1, np.float32), [[0.0], [1.0]], [1.0, 16_777_217.0], normalise="count")
+    assert new.tolist() == [8_388_608.0], "half of 2**24 + 1, to even"
+    fine = mean_of(np.zeros(1), [[0.0], [1.0]], [1.0, 0.1], normalise="count")
+    assert fine.tolist() == [0.05]
+
+
 def test_a_stale_update_of_weight_nothing_counts_in_the_divisor_alone() -> None:
     assert mean_of(np.zeros(1), [[4.0], [9.0]], [1, 0], normalise="count").tolist() == [2.0]
     assert mean_of(np.zeros(1), [[4.0], [9.0]], [1, 0]).tolist() == [4.0]
@@ -302,6 +309,14 @@ def test_the_gaps_between_tensors_stay_zero() -> None:
         base, [Contribution("s/0", 0, 1.0, bytes(padded))], normalise="count", optimizer=FEDAVG, state={}
     )
     assert bytes(new.payload) == bytes(base.layout.nbytes)
+
+
+def test_an_empty_tensor_may_leave_a_gap_inside_a_dtype() -> None:
+    named = {"a": np.full(3, 5, np.int8), "none": np.zeros(0), "b": np.full(2, 7, np.int8)}
+    base = Weights.from_arrays(named)
+    assert [tensor.offset for tensor in base.layout.tensors] == [0, 8, 8]
+    new = fold(base, [Contribution("s/0", 0, 1.0, Weights.from_arrays(named).payload)])
+    assert (new["a"].tolist(), new["b"].tolist()) == ([10, 10, 10], [14, 14])
 
 
 def test_canonical_order_is_client_then_base_then_id() -> None:
