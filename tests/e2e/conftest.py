@@ -116,12 +116,13 @@ class Federation:
         return json.loads(self.ask("status", "--json").stdout)
 
     def versions(self) -> list[dict]:
-        """The closed rounds, oldest first."""
+        """The closed rounds in the journal, oldest first."""
         lines = self.ask("log", "--json").stdout.splitlines()
         return [json.loads(line) for line in lines][::-1]
 
     def history(self) -> list[dict]:
-        return [json.loads(line) for line in (self.out / "history.jsonl").read_text().splitlines()]
+        file = self.out / "history.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def repeats(self) -> list[int]:
         """How often each training of `Wide` was done by one process."""

@@ -43,6 +43,7 @@ class Line:
         self._cuts = {way: sorted(positions) for way, positions in (cuts or {}).items()}
         self._free_at: dict[Direction, float] = {"up": 0.0, "down": 0.0}
         self._links: set[_Link] = set()
+        self._connecting = 0
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="line", daemon=True)
@@ -86,18 +87,19 @@ class Line:
     async def _end(self) -> None:
         if self._server is not None:
             self._server.close()
-        self.break_now()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        while self._connecting or self._links:
+            self.break_now()
+            await asyncio.sleep(0.01)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connecting += 1
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             writer.transport.abort()
             return
+        finally:
+            self._connecting -= 1
         self.connections += 1
         link = _Link(self, writer, far_writer)
         self._links.add(link)
