@@ -149,16 +149,21 @@ class Worker:
             log.warning("dropped a message that is no assignment: %s", error)
             delivery.ack()
             return
-        answer = self._known(assignment) or self._work(assignment)
+        known = self._known(assignment)
+        if known is not None and delivery.redelivered and len(known.payload) > codec.SINGLE_PART_BYTES:
+            # Only the ack was lost, and a bad line shall not carry it all again. What is small is said again
+            # all the same: RabbitMQ 3.10 may lose what it confirmed.
+            delivery.ack()
+            return
+        answer = known or self._work(assignment)
         if answer is None:
             log.info("gave the assignment of %s back: stopping", assignment.client)
             delivery.give_back()
             return
-        self._last = (assignment.run, assignment.id, answer)
         self._answer(answer, delivery)
 
     def _known(self, assignment: Assignment) -> Answer | None:
-        """The last answer, if it is the one that is asked for again."""
+        """The last answer that the broker confirmed, if it is the one that is asked for again."""
         if self._last is None or self._last[:2] != (assignment.run, assignment.id):
             return None
         return self._last[2]
@@ -168,9 +173,11 @@ class Worker:
         publications = [Publication(self._topology.results, self._site, part) for part in parts]
         try:
             self._broker.publish(publications, then_ack=delivery)
-            self._answered += 1
         except (NotDeclaredError, UnroutableError) as error:
             log.warning("the answer of %s has nowhere to go: %s", answer.update.client, error)
+            return
+        self._answered += 1
+        self._last = (answer.update.run, answer.update.id, answer)
 
     def _work(self, assignment: Assignment) -> Answer | None:
         """Carries an assignment out; a failure is an answer too. None: stopped before it was done."""

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 LIVE_PARTS = 2
 #: Small tasks kept, for answers on older versions.
 KEPT = 4
-#: How long a task may stay unfound before the assignment is reported as failed.
+#: How long the log may give nothing of a task before the assignment is reported as failed.
 PATIENCE_S = 60.0
 #: Room for a task's header beside its payload.
 HEADER_BYTES = 2 << 20
@@ -84,6 +84,8 @@ class Tasks:
                 raise TaskNotFound(
                     f"the round task of version {assignment.version} is not in the log"
                 ) from None
+            if delivery.part.message_id == assignment.task_message:
+                deadline = time.monotonic() + self._patience_s
             self._take(delivery.part, assembler, assignment)
             delivery.ack()
         if assignment.task_parts > LIVE_PARTS:
