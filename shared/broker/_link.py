@@ -103,6 +103,10 @@ class Link:
         if self._connection is not None:
             resident.up(self._connection)
 
+    def wait_out(self) -> None:
+        """From now on those who need a connection wait for one as long as it takes."""
+        self._patience_s = None
+
     def remove(self, resident: Resident) -> None:
         """Of the link's thread only."""
         if resident in self._residents:
@@ -165,16 +169,13 @@ class Link:
             log.info("connected to the broker at %s again", self.where)
         else:
             self.ready.set_result(None)
-        self._connection = connection
         began = time.monotonic()
-        for resident in tuple(self._residents):
-            resident.up(connection)
+        if self._lost is None:
+            self._connection = connection
+            for resident in tuple(self._residents):
+                resident.up(connection)
         while self._lost is None:
             self._loop.start()
-        self._connection = None
-        self._since = time.monotonic()
-        for resident in tuple(self._residents):
-            resident.down()
         if not self._over.is_set():
             log.warning(
                 "lost the connection to the broker at %s (%s): connecting again", self.where, self._lost
@@ -183,7 +184,12 @@ class Link:
                 self._idle(FLAP_S)
 
     def _lose(self, reason: str) -> None:
+        """Tells the residents before anything else can run on a connection that is gone."""
         self._lost = reason
+        self._connection = None
+        self._since = time.monotonic()
+        for resident in tuple(self._residents):
+            resident.down()
         self._loop.stop()
 
     def _idle(self, seconds: float) -> None:

@@ -144,7 +144,7 @@ class Publisher:
         self._moved = time.monotonic()
         self._watch(self._timeout_s)
         job = self._jobs[0] if self._jobs else None
-        while self._line and job and job.unsent:
+        while self._line and self._line.channel.is_open and job and job.unsent:
             publication = job.publications[job.unsent[0]]
             nbytes = len(publication.part.body)
             if not self._line.has_room(nbytes):
