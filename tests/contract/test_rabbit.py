@@ -9,7 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
@@ -96,11 +96,22 @@ def detour(forwarder: Forwarder, rabbit_url: str) -> str:
 
 
 @pytest.fixture
-def aside() -> Iterator[Callable[..., Future[Any]]]:
-    """`aside(call, …)` makes a call on a thread of its own."""
-    pool = ThreadPoolExecutor()
-    yield pool.submit
-    pool.shutdown()
+def aside() -> Callable[..., Future[Any]]:
+    """`aside(call, …)` makes a call on a thread of its own; a test that fails leaves it behind."""
+
+    def aside(call: Callable[..., Any], *arguments: Any, **settings: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(call(*arguments, **settings))
+            except Exception as error:  # noqa: BLE001 - for the test to judge
+                done.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return done
+
+    return aside
 
 
 def _at_port(url: str, port: int) -> str:
@@ -222,6 +233,37 @@ class TestCuts:
         other: SimpleQueue[Delivery] = SimpleQueue()
         broker.consume(queue, other.put)
         assert other.get(timeout=SOON_S).redelivered == 2
+
+    def test_many_while_many_publish(
+        self, connect: Connect, broker: RabbitBroker, topology: Topology, detour: str, forwarder: Forwarder,
+        aside: Callable[..., Future[Any]],
+    ) -> None:  # fmt: skip
+        sent: list[Publication] = []
+        calm = threading.Event()
+        through = connect(detour)
+
+        def publish_on() -> None:
+            while not calm.is_set():
+                publication = _task(topology, bytes(100 * KIB))
+                through.publish([publication])
+                sent.append(publication)
+
+        inbox: SimpleQueue[Delivery] = SimpleQueue()
+        through.follow(topology.rounds_log, FIRST, inbox.put)
+        publishers = [aside(publish_on) for _ in range(4)]
+        read: list[Part] = []
+        for _ in range(8):
+            forwarder.cut()
+            read += _take(inbox, 5)
+        calm.set()
+        for publisher in publishers:
+            publisher.result(SOON_S)
+        missing = {each.part.message_id for each in sent} - {part.message_id for part in read}
+        while missing:
+            read += _take(inbox, 1)
+            missing.discard(read[-1].message_id)
+        offsets = [part.offset for part in read]
+        assert offsets == sorted(set(offsets)), "in order, and each once, whatever was cut"
 
     def test_while_declaring(
         self, connect: Connect, topology: Topology, detour: str, forwarder: Forwarder
@@ -423,7 +465,7 @@ class TestConnecting:
         port = free_port()
         with pytest.raises(BrokerUnreachable, match=rf"127\.0\.0\.1:{port} .*start it"):
             connect(_at_port(rabbit_url, port), patience_s=0.5)
-        assert 1 <= len(_lines(caplog, "trying again in")) <= 5
+        assert len(_lines(caplog, "trying again")) == 1
         assert not any(record.name.startswith("pika") for record in caplog.records)
 
     @pytest.mark.parametrize("patience_s", [0.3, None])
@@ -448,7 +490,7 @@ class TestConnecting:
         through = connect(detour, patience_s=None, stop=stop)
         forwarder.close()
         published = aside(through.publish, [_task(topology)])
-        wait_for(lambda: _lines(caplog, "trying again in"), SOON_S)
+        wait_for(lambda: _lines(caplog, "trying again"), SOON_S)
         assert not published.done()
         stop.set()
         with pytest.raises(BrokerUnreachable):
