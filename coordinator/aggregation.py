@@ -121,9 +121,7 @@ def aggregate(
     if rule not in RULES:
         raise ConfigError(f"aggregation rule {rule!r} is not known; known are {', '.join(RULES)}")
     layout, ordered = base.layout, canonical(contributions)
-    _check_length(layout, base.payload, "the model")
-    for contribution in ordered:
-        _check_length(layout, contribution.delta, f"the update of {contribution.client}")
+    _check_lengths(base, ordered)
     optimizer.check_state(layout, state)
     # Zeros as the system hands them out, untouched; a bytearray would write them, and then again.
     payload = np.zeros(layout.nbytes, np.uint8).data
@@ -139,8 +137,7 @@ def aggregate(
         {name: np.empty_like(slot) for name, slot in state.items()},
     )
     fold.run(_blocks(_runs(layout), block), threads)
-    bad = finite(layout, payload)
-    if bad:
+    if bad := finite(layout, payload):
         raise FederationFailed(
             f"the updates would make tensor {bad!r} infinite: leave out the site they are of"
         )
@@ -289,6 +286,12 @@ def _divisor(contributions: Sequence[Contribution], normalise: Literal["weights"
     if not 0 < total < float("inf"):
         raise FederationFailed("the round's updates weigh nothing: choose a milder staleness discount")
     return total
+
+
+def _check_lengths(base: Weights, contributions: Iterable[Contribution]) -> None:
+    _check_length(base.layout, base.payload, "the model")
+    for contribution in contributions:
+        _check_length(base.layout, contribution.delta, f"the update of {contribution.client}")
 
 
 def _check_length(layout: Layout, payload: Buffer, what: str) -> None:
