@@ -1,8 +1,9 @@
 """Every name at the broker, and the arguments it is declared with.
 
-A redeclare with other arguments is refused by RabbitMQ, so arguments are constants: to change one, change
-the name's suffix. Exchanges and queues never share a name: with one name for both, a site that may read a
-stream and write an exchange could bind one to the other.
+A redeclare with other arguments is refused by RabbitMQ, so arguments are constants (to change one, change the
+name's suffix), but for the limits of logs, which are part of the federation's configuration. Exchanges and
+queues never share a name: with one name for both, a site that may read a stream and write an exchange could
+bind one to the other.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ PRESENCE_TTL_MS = 30_000
 PRESENCE_MAX_MESSAGES = 10_000
 #: How often an assignment may be handed out before it counts as poison.
 DELIVERY_LIMIT = 10
-#: A stream's segment file; retention drops whole segments.
-STREAM_SEGMENT_BYTES = 100_000_000
+#: The largest segment of a log; retention drops whole segments, and never the newest.
+SEGMENT_BYTES = 100_000_000
+#: A log with a limit has at least so many segments when it is full.
+SEGMENTS = 8
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,22 @@ class Queue:
     exchange: str
     key: str
     arguments: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a log keeps: bytes, and seconds since the publish. It may hold a segment more than that."""
+
+    max_bytes: int
+    max_age_s: int
+
+    @property
+    def segment_bytes(self) -> int:
+        return min(SEGMENT_BYTES, self.max_bytes // SEGMENTS)
+
+    def arguments(self) -> dict[str, str | int]:
+        """As RabbitMQ takes them."""
+        return {"x-max-length-bytes": self.max_bytes, "x-max-age": f"{self.max_age_s}s"}
 
 
 @dataclass(frozen=True)
@@ -124,18 +143,25 @@ class Topology:
             Exchange(self.dead, "fanout"),
         )
 
-    def queues(self) -> tuple[Queue, ...]:
-        """The queues that every federation has; sites' own come with `site_queue`."""
+    def journal(self) -> tuple[Exchange, Queue]:
+        """What the journal takes, which is declared alike whatever the configuration says.
+
+        It has no limits: a state is folded from its first entry on.
+        """
+        return Exchange(self.events, "topic"), self._log(self.events_log, self.events)
+
+    def queues(self, limits: Limits | None = None) -> tuple[Queue, ...]:
+        """The queues that every federation has; sites' own come with `site_queue`. No limits: all is kept."""
         presence: Mapping[str, str | int] = {
             "x-message-ttl": PRESENCE_TTL_MS,
             "x-max-length": PRESENCE_MAX_MESSAGES,
             "x-overflow": "drop-head",
         }
         return (
-            self._log(self.rounds_log, self.rounds),
-            self._log(self.results_log, self.results),
-            self._log(self.events_log, self.events),
-            self._log(self.checkpoints_log, self.checkpoints),
+            self._log(self.rounds_log, self.rounds, limits),
+            self._log(self.results_log, self.results, limits),
+            self.journal()[1],
+            self._log(self.checkpoints_log, self.checkpoints, limits),
             Queue(self.presence_box, "classic", self.presence, "#", presence),
             Queue(self.dead_box, "classic", self.dead, ""),
         )
@@ -150,8 +176,10 @@ class Topology:
     def _name(self, suffix: str) -> str:
         return f"warren.{self.federation}.{suffix}"
 
-    def _log(self, name: str, exchange: str) -> Queue:
-        return Queue(name, "stream", exchange, "#", {"x-stream-max-segment-size-bytes": STREAM_SEGMENT_BYTES})
+    def _log(self, name: str, exchange: str, limits: Limits | None = None) -> Queue:
+        segment = limits.segment_bytes if limits else SEGMENT_BYTES
+        arguments = {"x-stream-max-segment-size-bytes": segment, **(limits.arguments() if limits else {})}
+        return Queue(name, "stream", exchange, "#", arguments)
 
 
 def check_slug(what: str, name: str) -> str:

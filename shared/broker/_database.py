@@ -20,9 +20,21 @@ FILE = "broker.db"
 LOCK = "broker.lock"
 #: "WRN1" as a number: by this SQLite files are told apart.
 APPLICATION = 0x57524E31
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: Pages of write-ahead log before they're folded into the file, which costs two syncs.
 CHECKPOINT_PAGES = 4000
+#: What the write-ahead log is cut back to when a large transaction has made it longer.
+WAL_BYTES = 32 << 20
+#: A log's rows are counted in chapters (see `_retention.py`).
+_CHAPTERS = """
+CREATE TABLE chapters (
+    queue INTEGER NOT NULL,
+    first INTEGER NOT NULL,        -- offset of its first row
+    bytes INTEGER NOT NULL,
+    at REAL NOT NULL,              -- Unix time of its last row
+    PRIMARY KEY (queue, first)
+) WITHOUT ROWID;
+"""
 
 _SCHEMA = f"""
 BEGIN;
@@ -53,6 +65,7 @@ CREATE INDEX parts_by_queue ON parts (queue, offset);
 CREATE INDEX parts_expiring ON parts (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX parts_held ON parts (owner) WHERE owner IS NOT NULL;
 CREATE INDEX parts_in_segments ON parts (segment) WHERE segment IS NOT NULL;
+{_CHAPTERS}
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
@@ -162,5 +175,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     if not tables:
         connection.executescript(_SCHEMA)
+    elif version < SCHEMA_VERSION:
+        connection.executescript(f"BEGIN; {_CHAPTERS} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")

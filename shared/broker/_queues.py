@@ -10,6 +10,7 @@ is dropped.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from shared.topology import Exchange, Queue
 #: Queue arguments that mean something here, or are harmless to leave out.
 _KNOWN = {
     "x-message-ttl", "x-max-length", "x-overflow", "x-delivery-limit", "x-dead-letter-exchange",
-    "x-stream-max-segment-size-bytes",
 }  # fmt: skip
+_KNOWN_OF_LOGS = {"x-stream-max-segment-size-bytes", "x-max-length-bytes", "x-max-age"}
+_SECONDS = re.compile(r"[0-9]+s")
 #: How many expired messages one transaction buries.
 _BURIALS = 500
 
@@ -87,11 +89,13 @@ def declare_queue(db: Connection, queue: Queue) -> None:
         RefusedError: it is there with another kind or arguments, or an argument is not known here.
         NotDeclaredError: the exchange to bind it to is missing.
     """
-    unknown = sorted(queue.arguments.keys() - _KNOWN)
-    if unknown or queue.arguments.get("x-overflow", "drop-head") != "drop-head":
-        raise RefusedError(
-            f"the embedded broker can't make {queue.name}: {unknown or 'x-overflow'} is unknown"
-        )
+    unknown = sorted(queue.arguments.keys() - (_KNOWN_OF_LOGS if queue.kind == "stream" else _KNOWN))
+    if queue.arguments.get("x-overflow", "drop-head") != "drop-head":
+        unknown.append("x-overflow")
+    if not _SECONDS.fullmatch(str(queue.arguments.get("x-max-age", "0s"))):
+        unknown.append("x-max-age in other units than s")
+    if unknown:
+        raise RefusedError(f"the embedded broker can't make {queue.name}: it doesn't know {unknown}")
     wanted = queue.kind, json.dumps(dict(queue.arguments), sort_keys=True)
     found = db.execute("SELECT kind, arguments FROM queues WHERE name = ?", (queue.name,)).fetchone()
     if found is None:
@@ -114,6 +118,7 @@ def delete(db: Connection, name: str) -> None:
     db.execute("DELETE FROM bindings WHERE exchange = ?", (name,))
     for (queue,) in db.execute("SELECT id FROM queues WHERE name = ?", (name,)).fetchall():
         db.execute("DELETE FROM parts WHERE queue = ?", (queue,))
+        db.execute("DELETE FROM chapters WHERE queue = ?", (queue,))
         db.execute("DELETE FROM bindings WHERE queue = ?", (queue,))
         db.execute("DELETE FROM queues WHERE id = ?", (queue,))
 
@@ -160,6 +165,11 @@ def log_rows(db: Database, log: str, after: int, limit: int) -> list[Row]:
         "AND offset > ? ORDER BY offset LIMIT ?",
         (log, after, limit),
     )
+
+
+def is_there(db: Database, offset: int) -> bool:
+    """Whether a row was not dropped or deleted meanwhile."""
+    return bool(db.read("SELECT 1 FROM parts WHERE offset = ?", (offset,)))
 
 
 def has_ready(db: Database, queue: str, now: float) -> bool:

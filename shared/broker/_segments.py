@@ -7,6 +7,7 @@ nobody has locked and no row names can go.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import threading
@@ -20,7 +21,7 @@ from shared.errors import BrokerUnreachable
 
 #: Bodies up to this size lie in the database.
 SMALL_BYTES = 64 * 1024
-#: A file that has reached this size gets no more.
+#: A file that has reached this size gets no more, and no more than a segment of any log here.
 SEGMENT_BYTES = 256 * 1024 * 1024
 
 #: Where a large body lies: the file's name, and the byte it starts at.
@@ -37,6 +38,7 @@ class Segments:
         self._name = ""
         self._descriptor = -1
         self._end = 0
+        self._limit = SEGMENT_BYTES
 
     @contextmanager
     def storing(self, parts: Sequence[Part]) -> Iterator[list[Place | None]]:
@@ -87,7 +89,7 @@ class Segments:
             self._finish()
 
     def _write(self, parts: Sequence[Part]) -> tuple[list[Place | None], int]:
-        if self._descriptor < 0 or self._end >= SEGMENT_BYTES:
+        if self._descriptor < 0 or self._end >= self._limit:
             self._begin()
         places: list[Place | None] = []
         end = self._end
@@ -108,6 +110,13 @@ class Segments:
             self._descriptor = _locks.open_lock(self._folder / self._name)
             _locks.take(self._descriptor)
             self._end = 0
+            self._limit = self._smallest()
+
+    def _smallest(self) -> int:
+        """The size from which on a file would hold space for longer than the logs that it is of."""
+        logs = self._database.read("SELECT arguments FROM queues WHERE kind = 'stream'")
+        of_logs = [json.loads(arguments).get("x-stream-max-segment-size-bytes") for (arguments,) in logs]
+        return min([SEGMENT_BYTES, *(int(size) for size in of_logs if size)])
 
     def _finish(self) -> None:
         if self._descriptor >= 0:

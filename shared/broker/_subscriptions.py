@@ -93,6 +93,9 @@ class Subscription:
             try:
                 delivery = self._delivery(row)
             except OSError:
+                if not _queues.is_there(self._folder.database, row[0]):
+                    self.held.pop(row[0], None)  # dropped between the look at its row and that at its body
+                    continue
                 self._return([row[0] for row in rows[index:]])
                 raise
             self._terms.sink(delivery)

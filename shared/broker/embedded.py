@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from shared.broker import _locks, _queues
+from shared.broker import _locks, _queues, _retention
 from shared.broker._database import Database
 from shared.broker._segments import Place, Segments
 from shared.broker._server import Server
@@ -66,12 +66,14 @@ class EmbeddedBroker:
         if own is not None and own.folder is not self._folder:
             own = None
         with self._segments.storing([publication.part for publication in publications]) as places:
-            first, changed = self._write(publications, places, own)
+            first, changed, full = self._write(publications, places, own)
         self._bells.ring(changed)
         if own is not None:
             own.settled()
         elif then_ack is not None:
             then_ack.ack()
+        if sum(_retention.cut(self._database, log) for log in full):
+            self._segments.sweep()
         return first if locate else -1
 
     def follow(self, log: str, start: int, sink: Sink, *, prefetch: int = 8) -> Subscription:
@@ -99,6 +101,10 @@ class EmbeddedBroker:
                 _queues.delete(db, name)
         self._segments.sweep()
 
+    def held(self, log: str) -> int:
+        """The bytes that a log holds, as its limit counts them."""
+        return _retention.held(self._database, log)
+
     def close(self) -> None:
         with self._mutex:
             if self._closed:
@@ -116,10 +122,13 @@ class EmbeddedBroker:
 
     def _write(
         self, publications: Sequence[Publication], places: Sequence[Place | None], ack: Ack | None
-    ) -> tuple[int, set[str]]:
-        """One transaction for all; returns the first offset in a log, or -1, and the queues that changed."""
+    ) -> tuple[int, set[str], list[_queues.Target]]:
+        """One transaction for all.
+
+        Returns: the first offset in a log, or -1; the queues that changed; the logs that began a chapter.
+        """
         now = time.time()
-        first = -1
+        tally = _retention.Tally()
         changed: set[str] = set()
         routes: dict[tuple[str, str], list[_queues.Target]] = {}
         with self._database.writing() as db:
@@ -129,12 +138,13 @@ class EmbeddedBroker:
                     routes[route] = _queues.targets(db, *route)
                 for target in routes[route]:
                     offset = _queues.insert(db, target, publication, place, self._login, now)
-                    if first < 0 and target.kind == "stream":
-                        first = offset
+                    if target.kind == "stream":
+                        tally.add(target, offset, publication.part)
                     changed.add(target.name)
             if ack is not None:
                 ack.write(db)
-        return first, changed
+            full = tally.book(db, now)
+        return tally.first, changed, full
 
     def _position(self, start: int) -> int:
         """The offset behind which to read."""
