@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from math import floor
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coordinator.facts import Rules
+from coordinator.mistakes import sentence
 from coordinator.selection import Selection
+from coordinator.units import BYTES, SECONDS, measured
 from shared.errors import ConfigError
 from shared.messages import Scalar
+from shared.topology import Limits
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
 Positive = Annotated[float, Field(gt=0)]
@@ -101,6 +104,13 @@ class Evaluation(Table):
     best: str = "accuracy"
 
 
+class Log(Table):
+    """What each log keeps; in bytes and seconds once it is read."""
+
+    max_bytes: Annotated[int, measured(BYTES, "20GB"), Field(ge=10**6, lt=2**60)] = 20 * 10**9
+    max_age: Annotated[int, measured(SECONDS, "30d"), Field(ge=1, lt=2**40)] = 30 * 86_400
+
+
 class Security(Table):
     attest: bool = False
 
@@ -142,8 +152,20 @@ class Config(Table):
     aggregation: Aggregation = Aggregation()
     server: Server = Server()
     evaluation: Evaluation = Evaluation()
+    log: Log = Log()
     security: Security = Security()
     local: Local = Local()
+
+    @model_validator(mode="after")
+    def _ages(self) -> Self:
+        least = self.cohort.deadline_s * (self.staleness.max + 2)
+        if self.log.max_age <= least:
+            raise ValueError(
+                f"log.max_age is {self.log.max_age} s, and the rounds that an update may be of can take "
+                f"{least:g} s (cohort.deadline_s × (staleness.max + 2)): set it above that, to "
+                f'"{floor(least) + 1}s" at the least'
+            )
+        return self
 
     @property
     def name(self) -> str:
@@ -160,6 +182,10 @@ class Config(Table):
     def normalise(self) -> Literal["count", "weights"]:
         """How weights become a mean: by example counts in rounds; in buffered mode as the table says."""
         return self.buffered.normalise if self.federation.mode == "buffered" else "weights"
+
+    def limits(self) -> Limits:
+        """What the logs at the broker keep."""
+        return Limits(self.log.max_bytes, self.log.max_age)
 
     def assignment_expiry_s(self) -> float:
         return self.cohort.deadline_s * (self.staleness.max + 1)
@@ -216,7 +242,7 @@ def parse(raw: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_sentence(error)}") from None
+        raise ConfigError(f"{source}: {sentence(error, Config)}") from None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -262,29 +288,3 @@ def _rooted(config: Config, folder: Path) -> Config:
     if config.model.initial != "site":
         update["model"] = config.model.model_copy(update={"initial": rooted(config.model.initial)})
     return config.model_copy(update=update)
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = [str(step) for step in first["loc"]]
-    key = ".".join(place) or "the file"
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place[-1], _keys(place[:-1]), n=1, cutoff=0.5)
-        known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_keys(place[:-1]))}"
-        return f"key {key!r} is not known; {known}"
-    if first["type"] == "missing":
-        return f"key {key!r} is missing"
-    if first["type"] == "value_error":
-        return f"[{key}] {first['ctx']['error']}"
-    return f"key {key!r} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def _keys(tables: Sequence[str]) -> list[str]:
-    """The keys that the table at this place knows."""
-    model: Any = Config
-    for table in tables:
-        if table.isdigit():
-            continue
-        annotation = model.model_fields[table].annotation
-        model = LocalSite if table == "sites" else annotation
-    return list(model.model_fields)

@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.config import differences, load, parse
 from coordinator.lifecycle import as_toml
+from coordinator.units import enough
 from shared.errors import ConfigError
 
 GOOD = """
@@ -61,6 +62,13 @@ def test_overrides_take_toml_values_and_bare_words(toml):
         (('name = "hospitals"', ""), "'federation.name' is missing"),
         (("rounds = 15", "rounds = "), "cannot be read as TOML"),
         (('name = "cleveland"', 'name = "cleveland"\nworker = 3'), "did you mean 'workers'"),
+        (("[cohort]", '[log]\nmax_bytes = "20XB"\n[cohort]'), "'log.max_bytes' is '20XB': take a number"),
+        (("[cohort]", "[log]\nmax_bytes = true\n[cohort]"), "'log.max_bytes' is True: take a number"),
+        (("[cohort]", "[log]\nmax_bytes = inf\n[cohort]"), "'log.max_bytes' is inf: take a number"),
+        (("[cohort]", '[log]\nmax_bytes = "9kB"\n[cohort]'), "greater than or equal to 1000000"),
+        (("[cohort]", '[log]\nmax_age = "1w"\n[cohort]'), 'one with s, m, h, d, as in "30d"'),
+        (("[cohort]", '[log]\nmax_byte = "9MB"\n[cohort]'), "did you mean 'max_bytes'"),
+        (("[cohort]", '[log]\nmax_age = "2m"\n[cohort]'), "log.max_age is 120 s, and the rounds"),
     ],
 )
 def test_mistakes_name_the_key_and_what_is_allowed(toml, change, sentence):
@@ -75,6 +83,42 @@ def test_missing_file_and_bad_override(tmp_path, toml):
         load(tmp_path / "nothing.toml")
     with pytest.raises(ConfigError, match=r"table\.key=value"):
         load(toml(GOOD), ["cohort.minimum"])
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (('"1.5GB"', '"30d"'), (1_500_000_000, 2_592_000)),
+        (('"2 MB"', '"12h"'), (2_000_000, 43_200)),
+        (('"3000kB"', '"90m"'), (3_000_000, 5400)),
+        (("5000000", "7200"), (5_000_000, 7200)),
+        (('"1TB"', '"500s"'), (10**12, 500)),
+    ],
+)
+def test_limits_of_the_logs_have_units(toml, written, read):
+    config = load(toml(GOOD), [f"log.max_bytes={written[0]}", f"log.max_age={written[1]}"])
+    assert (config.limits().max_bytes, config.limits().max_age_s) == read
+    assert config.digest() != load(toml(GOOD)).digest()
+
+
+def test_the_same_limit_in_another_unit_is_the_same_configuration(toml):
+    days = load(toml(GOOD), ["log.max_age=1d", "log.max_bytes=1GB"])
+    assert load(toml(GOOD), ["log.max_age=24h", "log.max_bytes=1000MB"]).digest() == days.digest()
+
+
+def test_max_age_outlasts_the_rounds_that_an_update_may_be_of(toml):
+    slow = ["cohort.deadline_s=3600", "staleness.max=4"]
+    with pytest.raises(ConfigError, match="21601s"):
+        load(toml(GOOD), [*slow, "log.max_age=6h"])
+    assert load(toml(GOOD), [*slow, "log.max_age=21601s"]).log.max_age == 21601
+
+
+@pytest.mark.parametrize("count", [1, 999, 1000, 999_950, 4_114_286, 999_999_999, 20 * 10**9, 3 * 10**15])
+def test_a_size_that_is_enough_is_no_less_and_reads_back(toml, count):
+    size = enough(count)
+    read = load(toml(GOOD), [f"log.max_bytes={size}"]).log.max_bytes if count >= 10**6 else count
+    assert count <= read <= count * 1.1
+    assert len(size) < 9
 
 
 def test_local_is_no_part_of_the_digest(toml):

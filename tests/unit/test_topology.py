@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import ConfigError
-from shared.topology import Exchange, Queue, Topology, check_slug
+from shared.topology import Exchange, Limits, Queue, Topology, check_slug
 
 STREAM = {"x-stream-max-segment-size-bytes": 100_000_000}
 PRESENCE = {"x-message-ttl": 30_000, "x-max-length": 10_000, "x-overflow": "drop-head"}
@@ -57,6 +57,28 @@ def test_queues() -> None:
         Queue("warren.hospitals.presence.box", "classic", "warren.hospitals.presence", "#", PRESENCE),
         Queue("warren.hospitals.dead.box", "classic", "warren.hospitals.dead", "", {}),
     )
+
+
+def test_limits_are_arguments_of_all_logs_but_the_journal() -> None:
+    limits = Limits(max_bytes=20_000_000_000, max_age_s=86_400)
+    arguments = {**STREAM, "x-max-length-bytes": 20_000_000_000, "x-max-age": "86400s"}
+    made = {queue.name.removeprefix("warren.hospitals."): queue for queue in TOPOLOGY.queues(limits)}
+    for log in ("rounds.log", "results.log", "checkpoints.log"):
+        assert made[log].arguments == arguments
+    assert made["events.log"].arguments == STREAM
+    assert (made["presence.box"].arguments, made["dead.box"].arguments) == (PRESENCE, {})
+
+
+def test_segments_are_small_beside_the_limit() -> None:
+    assert Limits(1_000_000, 1).segment_bytes == 125_000
+    assert Limits(10**12, 1).segment_bytes == 100_000_000
+
+
+def test_the_journal_is_declared_alike_with_any_limits() -> None:
+    exchange, queue = TOPOLOGY.journal()
+    assert exchange in TOPOLOGY.exchanges()
+    assert queue in TOPOLOGY.queues(Limits(1_000_000, 1))
+    assert queue in TOPOLOGY.queues()
 
 
 def test_a_sites_queue() -> None:
