@@ -85,15 +85,39 @@ def finite(layout: Layout, payload: Buffer) -> str | None:
     Raises:
         MessageError: the payload's length is not the layout's, or the layout's models can't be averaged.
     """
+    return _first_misfit(layout, payload, lambda values, fits: np.isfinite(values, out=fits))
+
+
+def moderate(layout: Layout, payload: Buffer) -> str | None:
+    """The name of the first float tensor that holds anything but finite, moderate values; None if all are.
+
+    Moderate is up to the root of the dtype's largest: no training changes a weight by more, and no number of
+    such deltas makes a mean that overflows.
+
+    Raises:
+        MessageError: as `finite`.
+    """
+
+    def fit(values: Array, fits: Array) -> Array:
+        limit = np.sqrt(np.finfo(values.dtype).max)
+        low: Array = np.greater_equal(values, -limit, out=fits)
+        low &= values <= limit
+        return low
+
+    return _first_misfit(layout, payload, fit)
+
+
+def _first_misfit(layout: Layout, payload: Buffer, fit: Callable[[Array, Array], Array]) -> str | None:
+    """The tensor of the first float value that does not fit, block by block."""
     _check_length(layout, payload, "the payload")
     room = np.empty(BLOCK, bool)
     for block in _blocks(_runs(layout), BLOCK):
         if block.dtype.kind != "f":
             continue
         values = _view(payload, block.dtype)[block.start : block.stop]
-        found = np.isfinite(values, out=room[: values.size])
-        if not found.all():
-            return _tensor_at(layout, (block.start + int(found.argmin())) * block.dtype.itemsize)
+        fits = fit(values, room[: values.size])
+        if not fits.all():
+            return _tensor_at(layout, (block.start + int(fits.argmin())) * block.dtype.itemsize)
     return None
 
 

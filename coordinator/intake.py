@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from coordinator.aggregation import check_model, finite
+from coordinator.aggregation import check_model, moderate
 from coordinator.facts import Answer
 from coordinator.spool import Arrival, Broken
 from shared.errors import MessageError
@@ -66,8 +66,8 @@ def _checked(
         return None, str(error)
     if len(payload) != layout.nbytes:
         return None, f"its payload has {len(payload)} bytes, the layout {layout.nbytes}"
-    bad = finite(layout, payload)
-    return layout, f"tensor {bad!r} holds values that are not finite" if bad else ""
+    bad = moderate(layout, payload)
+    return layout, f"tensor {bad!r} holds values that are not finite, or absurdly large" if bad else ""
 
 
 def _layout(update: Update, model: Layout | None) -> Layout:

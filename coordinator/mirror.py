@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coordinator.facts import State
+from coordinator.lease import LEASE_S
 from coordinator.state.port import Changes, Section, StateStore
 from shared.errors import StateUnreachable
 
@@ -36,21 +37,29 @@ class Mirror:
         self._new_workers = True
 
     def write(self, state: State, history: Sequence[Mapping[str, Any]], waiting_for: str = "") -> None:
-        """Brings the store up to date. A store that is away is told everything when it is back."""
-        changes = self._changes(state, history, waiting_for)
+        """Brings the store up to date. A store that was away, or lost what it had, is told everything."""
         self._new_workers, self._known = False, state
-        if changes is None:
-            return
         try:
-            if self._store.write(self._token, changes):
-                self._sections.update(changes.replace)
-                self._rounds = len(history)
+            if self._written(state, history, waiting_for):
                 return
-            # The lease ran out while the store was away or this process was paused: take it again.
-            self._store.lease(self._token, 10.0)
+            # It lost what it had, or the lease ran out while it was away or this process was paused.
+            self._store.lease(self._token, LEASE_S)
+            self._rounds, self._sections = 0, {}
+            if self._written(state, history, waiting_for):
+                return
         except StateUnreachable as error:
             log.debug("state not written: %s", error)
         self._known, self._rounds, self._sections = None, 0, {}
+
+    def _written(self, state: State, history: Sequence[Mapping[str, Any]], waiting_for: str) -> bool:
+        changes = self._changes(state, history, waiting_for)
+        if changes is None:
+            return True
+        if not self._store.write(self._token, changes):
+            return False
+        self._sections.update(changes.replace)
+        self._rounds = len(history)
+        return True
 
     def _changes(
         self, state: State, history: Sequence[Mapping[str, Any]], waiting_for: str

@@ -23,7 +23,8 @@ class Changes:
     """One write: sections to set anew, entries to merge into sections, rounds to append to the history.
 
     `history_from` cuts the history to that many rounds before appending (0 rewrites it), so that a repeated
-    write does not repeat rounds; None appends to what is there.
+    write does not repeat rounds; None appends to what is there. A history that has fewer was lost with all
+    the rest: then nothing is written.
     """
 
     replace: Mapping[Section, Mapping[str, str]] = field(default_factory=dict)
@@ -57,7 +58,8 @@ class StateStore(Protocol):
         """Gives the lease back, if `token` holds it."""
 
     def write(self, token: str, changes: Changes) -> bool:
-        """Makes the changes, all or none, if `token` holds the lease; returns whether it did."""
+        """Makes the changes, all or none, if `token` holds the lease and the history is as long as they
+        think; returns whether it did."""
 
     def read(self) -> Snapshot:
         """The whole state."""

@@ -50,6 +50,9 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return 0
 end
 local changes = cjson.decode(ARGV[2])
+if redis.call('LLEN', KEYS[2]) < changes.history_from then
+    return 0
+end
 for _, key in ipairs(changes.emptied) do
     redis.call('DEL', key)
 end

@@ -64,7 +64,7 @@ class SqliteStore:
 
     def write(self, token: str, changes: Changes) -> bool:
         with self._transaction() as database:
-            if self._holder(database) != token:
+            if self._holder(database) != token or self._rounds(database) < (changes.history_from or 0):
                 return False
             for section in changes.replace:
                 self._empty(database, section)
@@ -117,11 +117,13 @@ class SqliteStore:
                 "DELETE FROM history WHERE federation = ? AND position >= ?",
                 (self._federation, changes.history_from),
             )
-        counted = database.execute("SELECT count(*) FROM history WHERE federation = ?", (self._federation,))
-        rows = [
-            (self._federation, at, text) for at, text in enumerate(changes.history, counted.fetchone()[0])
-        ]
+        first = self._rounds(database)
+        rows = [(self._federation, at, text) for at, text in enumerate(changes.history, first)]
         database.executemany("INSERT INTO history VALUES (?, ?, ?)", rows)
+
+    def _rounds(self, database: sqlite3.Connection) -> int:
+        counted = database.execute("SELECT count(*) FROM history WHERE federation = ?", (self._federation,))
+        return int(counted.fetchone()[0])
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:

@@ -15,7 +15,7 @@ def connect(
     """The broker at `amqp://…`, `amqps://…`, or in a folder (embedded), where `login` is who we are.
 
     At RabbitMQ the login is the URL's user. `patience_s`: how long to wait for a broker that does not
-    answer; None: for ever.
+    answer at first (None: as long as it takes); later outages are waited out.
 
     Raises:
         ConfigError: the URL is of no known kind.
@@ -25,7 +25,7 @@ def connect(
     if scheme in ("amqp", "amqps") and separator:
         from shared.broker import rabbit
 
-        return rabbit.connect(url, patience_s=patience_s, stop=stop)
+        return rabbit.connect(url, patience_s=patience_s, persist=True, stop=stop)
     if separator and scheme != "file":
         raise ConfigError(f"broker URL {url!r} is of no known kind: give amqp://…, amqps://… or a folder")
     from shared.broker import embedded

@@ -55,13 +55,15 @@ def connect(
     login_name: str | None = None,
     patience_s: float | None = None,
     confirm_timeout_s: float = 30.0,
+    persist: bool = False,
     stop: threading.Event | None = None,
 ) -> RabbitBroker:
     """The broker at an `amqp://` or `amqps://` URL.
 
     `login_name`: who publishes, as the broker knows it; by default the URL's user. `patience_s`: how long
     those who need a connection wait for one; None: as long as it takes. `confirm_timeout_s`: how long the
-    broker may confirm nothing before parts are sent again. `stop`, when set, ends waits for a connection.
+    broker may confirm nothing before parts are sent again. `persist`: patience is for the first connection
+    only; later outages are waited out. `stop`, when set, ends waits for a connection.
 
     Raises:
         ConfigError: the URL is malformed.
@@ -73,6 +75,8 @@ def connect(
     broker = RabbitBroker(parameters, login, patience_s, confirm_timeout_s, stop or threading.Event())
     try:
         broker.open()
+        if persist:
+            broker.wait_out()
     except BaseException:
         broker.close()
         raise
@@ -105,6 +109,11 @@ class RabbitBroker:
         self._link.start()
         self._link.run(lambda: self._link.add(self._publisher))
         self._link.ready.result()
+
+    def wait_out(self) -> None:
+        """From now on waits for connections as long as it takes."""
+        self._patience_s = None
+        self._link.wait_out()
 
     def publish(
         self, publications: Sequence[Publication], *, then_ack: Delivery | None = None, locate: bool = False

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from coordinator.aggregation import Contribution, aggregate, canonical, check_model, finite
+from coordinator.aggregation import Contribution, aggregate, canonical, check_model, finite, moderate
 from coordinator.optimizers import OPTIMIZERS, OptimizerState, create
 from shared.errors import ConfigError, FederationFailed, MessageError
 from shared.weights import DTYPES, Array, Layout, Weights, subtract
@@ -480,6 +480,17 @@ def test_a_lone_nan_is_found_wherever_it_lies() -> None:
     values = np.ones(300_003, np.float32)
     values[-1] = np.inf
     assert finite(layout, values.tobytes()) == "small"
+
+
+@pytest.mark.parametrize(("dtype", "fits", "absurd"), [("float16", 250, 300), ("float32", 1e19, 3e38)])
+def test_absurdly_large_values_are_not_moderate(dtype: str, fits: float, absurd: float) -> None:
+    layout = Layout.of([("n", "int32", (1,)), ("w", dtype, (3,))])
+    values = np.array([0, -fits, fits], dtype)
+    payload = bytes(8)[: layout.tensors[1].offset] + values.tobytes()
+    assert moderate(layout, payload) is None
+    for bad in (absurd, -absurd, np.nan, np.inf):
+        values[1] = bad
+        assert moderate(layout, bytes(8)[: layout.tensors[1].offset] + values.tobytes()) == "w"
 
 
 def test_finite_wants_the_whole_payload() -> None:
