@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 #: How much may be sent and not confirmed yet, so that a large message isn't copied whole into buffers.
 WINDOW_BYTES = 32 * 1024 * 1024
 WINDOW_PARTS = 4096
-#: How often parts are sent without any confirm between, before the publish fails.
+#: How often the broker may leave parts unconfirmed on a connection that stands, before the publish fails.
 TRIES = 5
+#: The slowest line that parts still get through, in bytes a second.
+SLOWEST_LINE = 64 * 1024
 #: For so long after a lost connection a broker that was started again may not route to its streams yet; and
 #: how often it is tried then. Seconds.
 RECOVERY_S = 10.0
@@ -70,6 +72,11 @@ class _Line:
         self._nbytes += nbytes
         self.unconfirmed[self._tag] = index, nbytes
 
+    @property
+    def under_way(self) -> int:
+        """Bytes of the part that is to be confirmed next."""
+        return next(iter(self.unconfirmed.values()))[1] if self.unconfirmed else 0
+
     def settle(self, tag: int, multiple: bool) -> None:
         """Strikes out what a confirm is about."""
         tags = [each for each in self.unconfirmed if each <= tag] if multiple else [tag]
@@ -114,9 +121,10 @@ class Publisher:
         self._go_on()
 
     def down(self) -> None:
+        """A connection that broke is no try: how long to go on without one is for the link to say."""
         self._connection = None
         self._blocked = False
-        self._retake()
+        self._take_up()
 
     def give_up(self, error: WarrenError) -> None:
         while self._jobs:
@@ -209,21 +217,24 @@ class Publisher:
     def _begin_again(self, why: str) -> None:
         """On another channel, in a while."""
         line = self._line
-        self._retake(why)
+        self._retry(why)
         if line is not None and line.channel.is_open:
             line.channel.close()
         self._link.later(self._pauses.next(), self._open)
 
-    def _retake(self, why: str = "no confirm came") -> None:
-        """What was not confirmed on a channel that is gone is to be sent again; too often: it failed."""
+    def _take_up(self) -> None:
+        """What was not confirmed on a channel that is gone is to be sent again."""
         line, self._line = self._line, None
+        if line is not None and self._jobs:
+            self._jobs[0].unsent.extendleft(index for index, _ in reversed(line.unconfirmed.values()))
+
+    def _retry(self, why: str) -> None:
+        """Is to send again what the broker did not confirm; too often: it failed."""
+        self._take_up()
         if not self._jobs:
             return
-        job = self._jobs[0]
-        if line is not None:
-            job.unsent.extendleft(index for index, _ in reversed(line.unconfirmed.values()))
-        job.tries += 1
-        if job.tries >= TRIES:
+        self._jobs[0].tries += 1
+        if self._jobs[0].tries >= TRIES:
             self._fail(UnconfirmedError(f"{why}, in {TRIES} tries: look at the broker's log, then try again"))
 
     def _fail(self, error: WarrenError) -> None:
@@ -247,12 +258,15 @@ class Publisher:
     def _look(self) -> None:
         """Breaks a connection on which nothing has moved for too long."""
         self._watching = False
-        left = self._moved + self._timeout_s - time.monotonic()
+        patience_s = self._timeout_s + (self._line.under_way / SLOWEST_LINE if self._line else 0.0)
+        left = self._moved + patience_s - time.monotonic()
+        connection = self._connection
         if self._blocked or left > 0 or not self._jobs:
             self._watch(max(left, self._timeout_s if self._blocked else 0.0))
-        elif self._connection is not None:
-            log.warning("the broker has confirmed nothing for %g s: connecting again", self._timeout_s)
-            self._connection.abort("no confirm came in time")
+        elif connection is not None:
+            log.warning("the broker has confirmed nothing for %.3g s: connecting again", patience_s)
+            self._retry("no confirm came")
+            connection.abort("no confirm came in time")
 
 
 def check_names(publications: Sequence[Publication]) -> None:

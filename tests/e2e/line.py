@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Literal
 
 from tests.services import free_port
@@ -57,13 +58,13 @@ class Line:
         """Breaks the connections there are."""
         self._loop.call_soon_threadsafe(self.break_now)
 
-    def freeze(self) -> None:
-        """Nothing passes any more on the connections there are, and they stay open. New ones are fine."""
-        self._each(lambda link: link.flowing.clear())
+    def vanish(self) -> None:
+        """The clients' ends of the connections there are break, and the service is not told."""
+        self._loop.call_soon_threadsafe(self._vanish)
 
-    def thaw(self) -> None:
-        """What was held back passes."""
-        self._each(lambda link: link.flowing.set())
+    def freeze(self, seconds: float = inf) -> None:
+        """For a while nothing passes on the connections there are, and they stay open. New ones are fine."""
+        self._loop.call_soon_threadsafe(self._freeze, seconds)
 
     def close(self) -> None:
         """Breaks everything, and ends its thread."""
@@ -72,8 +73,16 @@ class Line:
         self._thread.join()
         self._loop.close()
 
-    def _each(self, what: Callable[[_Link], None]) -> None:
-        self._loop.call_soon_threadsafe(lambda: [what(link) for link in self._links])
+    def _vanish(self) -> None:
+        for link in self._links:
+            link.flowing.clear()
+            link.near.transport.abort()
+
+    def _freeze(self, seconds: float) -> None:
+        for link in self._links:
+            link.flowing.clear()
+            if seconds < inf:
+                self._loop.call_later(seconds, link.flowing.set)
 
     def break_now(self) -> None:
         """`cut`, on the line's thread."""
@@ -126,17 +135,18 @@ class Line:
 class _Link:
     """One connection through a line, with an end here and one at the service. Of the line's thread only."""
 
-    def __init__(self, line: Line, *ends: asyncio.StreamWriter) -> None:
+    def __init__(self, line: Line, near: asyncio.StreamWriter, far: asyncio.StreamWriter) -> None:
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.near = near
+        self._far = far
         self._line = line
-        self._ends = ends
-        for end in ends:
+        for end in (near, far):
             end.transport.set_write_buffer_limits(0)  # `drain` then waits until all is out
 
     def abort(self) -> None:
         self.flowing.set()
-        for end in self._ends:
+        for end in (self.near, self._far):
             end.transport.abort()
 
     async def carry(self, way: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -166,6 +176,7 @@ class _Link:
     async def _arrived(self, under_way: asyncio.Queue[tuple[float, bytes]]) -> bytes:
         due, data = await under_way.get()
         await asyncio.sleep(due - asyncio.get_running_loop().time())
+        await self.flowing.wait()  # also for an end: a frozen line doesn't tell
         return data
 
     async def _pass_on(self, way: Direction, data: bytes, writer: asyncio.StreamWriter) -> None:
