@@ -14,14 +14,15 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from shared import codec
 from shared.broker.port import Broker, Delivery, Part, Publication
 from shared.errors import BrokerError, MessageError, NotDeclaredError, UnroutableError
 from shared.messages import MAX_REASON_CHARS, Assignment, Presence, Update
 from shared.topology import Topology
-from shared.weights import Buffer, Weights, subtract
+from shared.weights import Weights, subtract
+from worker.answers import Answer, Answers
 from worker.tasks import Tasks
 from worker.training import Trainer, Training
 
@@ -33,15 +34,11 @@ PRESENCE_S = 5.0
 RETRY_S = 0.2
 #: How often it looks, while it trains, whether it was told to stop.
 LOOK_S = 0.2
+#: An answer that the broker has confirmed already, and asks for again since only the ack was lost, is sent
+#: again up to this size: RabbitMQ 3.10 may lose what it confirmed. A bad line shall not carry more again.
+RESENT_BYTES = codec.SINGLE_PART_BYTES
 #: How long a stopping worker waits for the training in hand before it gives the assignment back.
 GRACE_S = 20.0
-
-
-class Answer(NamedTuple):
-    """What came of an assignment: the update, and its payload."""
-
-    update: Update
-    payload: Buffer
 
 
 class Worker:
@@ -69,7 +66,7 @@ class Worker:
         self._tasks = Tasks(broker, self._topology)
         self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._last: tuple[str, str, Answer] | None = None
+        self._answers = Answers()
         self._answered = 0
         self._present_at = 0.0
 
@@ -149,24 +146,15 @@ class Worker:
             log.warning("dropped a message that is no assignment: %s", error)
             delivery.ack()
             return
-        known = self._known(assignment)
-        if known is not None and delivery.redelivered and len(known.payload) > codec.SINGLE_PART_BYTES:
-            # Only the ack was lost, and a bad line shall not carry it all again. What is small is said again
-            # all the same: RabbitMQ 3.10 may lose what it confirmed.
+        known = assignment in self._answers
+        answer = self._answers.get(assignment) if known else self._work(assignment)
+        if known and (answer is None or (delivery.redelivered and len(answer.payload) > RESENT_BYTES)):
             delivery.ack()
-            return
-        answer = known or self._work(assignment)
-        if answer is None:
+        elif answer is None:
             log.info("gave the assignment of %s back: stopping", assignment.client)
             delivery.give_back()
-            return
-        self._answer(answer, delivery)
-
-    def _known(self, assignment: Assignment) -> Answer | None:
-        """The last answer that the broker confirmed, if it is the one that is asked for again."""
-        if self._last is None or self._last[:2] != (assignment.run, assignment.id):
-            return None
-        return self._last[2]
+        else:
+            self._answer(answer, delivery)
 
     def _answer(self, answer: Answer, delivery: Delivery) -> None:
         parts = codec.split(Update.KIND, answer.update.to_header(), answer.payload)
@@ -177,7 +165,7 @@ class Worker:
             log.warning("the answer of %s has nowhere to go: %s", answer.update.client, error)
             return
         self._answered += 1
-        self._last = (answer.update.run, answer.update.id, answer)
+        self._answers.add(answer)
 
     def _work(self, assignment: Assignment) -> Answer | None:
         """Carries an assignment out; a failure is an answer too. None: stopped before it was done."""

@@ -14,6 +14,7 @@ from shared.broker.port import Delivery, Part, Publication, Sink
 from shared.messages import Assignment, RoundTask, Update
 from shared.topology import Topology
 from shared.weights import Weights
+from worker.answers import KEPT, Answer, Answers
 from worker.service import Worker
 from worker.tasks import TaskNotFound, Tasks
 
@@ -98,9 +99,9 @@ def assignment(work="initialise", **more):
     return Assignment(**{**fields, **more})
 
 
-def deliver(desk, redelivered=0):
-    """Hands the same order out; returns when it is acked."""
-    part = Part.single(Assignment.KIND, codec.encode(assignment().to_header()))
+def deliver(desk, redelivered=0, name="i"):
+    """Hands an order out; returns when it is acked."""
+    part = Part.single(Assignment.KIND, codec.encode(assignment(id=name).to_header()))
     delivery = Delivery(part, lambda: desk.acks.put(delivery), redelivered=redelivered)
     desk.sink(delivery)
     assert desk.acks.get(timeout=WAIT_S) is delivery
@@ -109,9 +110,10 @@ def deliver(desk, redelivered=0):
 def test_confirmed_large_answer_isn_t_sent_again_when_only_its_ack_was_lost(desk, worker_of):
     trainer = Counting(LARGE)
     worker_of(trainer)
-    deliver(desk)
+    for name in ("i", "j", "k"):
+        deliver(desk, name=name)
     deliver(desk, redelivered=1)
-    assert (trainer.made, desk.updates.qsize()) == (1, 1)
+    assert (trainer.made, desk.updates.qsize()) == (3, 3)
 
 
 @pytest.mark.parametrize(("size", "redelivered"), [(LARGE, 0), (1, 0), (1, 1)])
@@ -155,3 +157,24 @@ def test_model_may_come_slowly_but_not_stop_coming():
     assert slowly.weights(order).digest == weights.digest
     with pytest.raises(TaskNotFound):
         Tasks(Trickle(parts[:-1], pause_s=0.0), Topology("f"), patience_s=0.1).weights(order)
+
+
+def test_what_was_answered_is_remembered_longer_than_its_payload():
+    answers = Answers(kept_bytes=250)
+    orders = [assignment(id=f"i{number}") for number in range(KEPT + 2)]
+    for number, order in enumerate(orders):
+        answers.add(Answer(update_for(order), bytes(100 if number < 4 else 0)))
+        answers.add(Answer(update_for(order), bytes(100 if number < 4 else 0)))
+        if number == 3:
+            assert [answers.get(each) is not None for each in orders[:4]] == [False, False, True, True]
+    assert [each in answers for each in orders[:3]] == [False, False, True]
+    assert all(each in answers for each in orders[3:])
+    assert assignment(id="i5", run="another") not in answers
+
+
+def update_for(order):
+    shared = {"federation", "run", "id", "work", "client", "round", "version", "digest", "turn"}
+    return Update(
+        **{name: getattr(order, name) for name in shared}, worker="w", layout=[], layout_digest="", sha256="",
+        examples=1, metrics={}, evaluated=0, evaluation={}, seconds=0.0, error="",
+    )  # fmt: skip
