@@ -57,19 +57,27 @@ def prepare(source: Path, folder: Path = FOLDER) -> list[Path]:
 
 def _read(file: Path) -> tuple[Array, Array]:
     """The complete rows of a hospital: 13 features, and whether the heart is ill."""
-    columns = (*sorted({*NUMBERS, *LEVELS}), TARGET)
     try:
-        with file.open(encoding="ascii") as text:
-            table = np.genfromtxt(text, delimiter=",", missing_values="?", usecols=range(TARGET + 1), ndmin=2)
+        table = _table(file)
     except FileNotFoundError:
         raise ConfigError(f"there is no {file}: name a folder with the four files from {SOURCE}") from None
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{file} is not the file from {SOURCE}: {error}") from error
-    rows = table[~np.isnan(table[:, columns]).any(axis=1)]
-    if len(rows) <= FEW:
-        raise ConfigError(f"{file} is not the file from {SOURCE}: it has {len(rows)} complete rows")
-    levels = [rows[:, column] == level for column, known in LEVELS.items() for level in known]
-    return np.column_stack([rows[:, NUMBERS], *levels]), (rows[:, TARGET] > 0).astype(np.int64)
+    levels = [table[:, column] == level for column, known in LEVELS.items() for level in known]
+    return np.column_stack([table[:, NUMBERS], *levels]), (table[:, TARGET] > 0).astype(np.int64)
+
+
+def _table(file: Path) -> Array:
+    """The rows with a value in every column that is used; ValueError if that can't be."""
+    lines = [line.split(",") for line in file.read_text(encoding="ascii").splitlines() if line.strip()]
+    if not all(len(line) == TARGET + 1 for line in lines):
+        raise ValueError(f"each line should have {TARGET + 1} columns")
+    table = np.array([[np.nan if cell == "?" else float(cell) for cell in line] for line in lines])
+    used = (*NUMBERS, *LEVELS, TARGET)
+    complete = table[~np.isnan(table[:, used]).any(axis=1)] if lines else table
+    if len(complete) <= FEW:
+        raise ValueError(f"it has {len(complete)} complete rows")
+    return complete
 
 
 def _split(x: Array, y: Array) -> Rows:
@@ -83,7 +91,7 @@ def _split(x: Array, y: Array) -> Rows:
 def _write(file: Path, rows: Rows) -> Path:
     """Features in standard deviations from the mean of the training rows; a constant one becomes zero."""
     mean, spread = rows["x"].mean(axis=0), rows["x"].std(axis=0, ddof=1)
-    spread[spread == 0] = 1
+    spread[np.ptp(rows["x"], axis=0) == 0] = 1
     scaled = {name: ((rows[name] - mean) / spread).astype(np.float32) for name in ("x", "x_test")}
     arrays: dict[str, Any] = {**rows, **scaled}
     np.savez(file, **arrays)

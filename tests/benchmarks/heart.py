@@ -199,7 +199,7 @@ def compare(console: Console, optimizer: str, runs: Sequence[Path], rows: Mappin
 def _show_as_seen(console: Console, runs: Sequence[Path]) -> None:
     """The federation's own evaluation: the last version, at the hospitals, each on its own scale."""
     scores = [json.loads((run / "evaluation.json").read_text(encoding="utf-8")) for run in runs]
-    table = _table("The same models, as each of them sees them", "scored at", "accuracy")
+    table = _table("On the hospitals' own scales", "scored at", "accuracy")
     for name in HOSPITALS:
         table.add_row(name, spread([score["clients"][f"{name}/0"]["accuracy"] for score in scores]))
     table.add_row("all, by rows", spread([score["metrics"]["accuracy"] for score in scores]))
