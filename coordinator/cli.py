@@ -125,13 +125,14 @@ def status(
     state: StateOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Shows where a federation stands: round, sites, workers, what was refused and why."""
+    """Shows where a federation stands: round, sites, workers, what was refused and why, what is kept."""
     from coordinator import reports
+    from coordinator.kept import kept
 
     set_up()
     with _opened(target, federation, broker, state) as place:
-        snapshot = place.store().read()
-    standing = reports.standing(place.federation, snapshot)
+        standing = reports.standing(place.federation, place.store().read())
+        standing["kept"] = kept(place, standing["history"])
     if as_json:
         print(json.dumps(standing))
     else:

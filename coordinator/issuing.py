@@ -17,7 +17,9 @@ def move_on(turn: Turn, now: float) -> None:
         replace_failed(turn, now)
     elif state.phase is Phase.GATHERING and state.version < 0:
         _initialise(turn, now)
-    elif state.phase is Phase.GATHERING and len(state.trainable) >= wanted(state):
+    elif (
+        state.phase is Phase.GATHERING and not missing_sites(state) and len(state.trainable) >= wanted(state)
+    ):
         _open(turn, now)
 
 
@@ -26,6 +28,11 @@ def wanted(state: State) -> int:
     rules = state.rules
     least = 1 if rules.buffered else rules.minimum
     return max(least, rules.min_clients) if state.round == 0 else least
+
+
+def missing_sites(state: State) -> list[str]:
+    """Sites that the user named and that the first round waits for: those that only evaluate."""
+    return sorted(state.rules.evaluators - state.sites) if state.round == 0 else []
 
 
 def _initialise(turn: Turn, now: float) -> None:

@@ -60,7 +60,9 @@ def start_anew(target: Target, config: Config) -> None:
             f"federation {config.name!r} is being led by {describe(leader)}: stop it before you use --fresh"
         )
     broker, topology = target.broker(), target.topology
-    broker.declare(topology.exchanges(), topology.queues())
+    # No more than the journal: the other logs may be there with other limits than this configuration's.
+    exchange, log_of_events = topology.journal()
+    broker.declare([exchange], [log_of_events])
     sites = {site.name for site in config.local.sites}
     try:
         for record in journal.read(broker, topology):

@@ -142,7 +142,10 @@ def check_data(config: Config) -> None:
     for site in config.local.sites:
         is_loader = ":" in site.data
         if not is_loader and not Path(site.data).exists():
-            raise ConfigError(f"the data of site {site.name!r} is not there: {site.data}")
+            raise ConfigError(
+                f"the data of site {site.name!r} is not there: {site.data}; prepare it, as the comment at the "
+                f"top of the TOML file may say, or correct local.sites"
+            )
 
 
 def _ending(code: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from coordinator import journal
 from coordinator.facts import Closed, Entry
 from coordinator.history import History
+from coordinator.kept import kept_text, oldest_weights
 from coordinator.lease import describe
 from coordinator.models import find_task
 from coordinator.output import round_line
@@ -60,6 +61,7 @@ def print_standing(standing: dict[str, Any]) -> None:
         f"{round_['state']}, version {round_['version']}, digest {round_['digest'][:12]}"
     )
     console.print(f"Leader: {standing['leader'] or 'none'}")
+    console.print(kept_text(standing["kept"]))
     if round_["waiting_for"]:
         console.print(round_["waiting_for"])
     if round_["reason"]:
@@ -143,8 +145,13 @@ def model(broker: Broker, topology: Topology, version: int | None) -> tuple[int,
     number = max(chain) if version is None else version
     if number not in chain:
         raise ConfigError(f"version {number} is not in the log; there are {min(chain)} to {max(chain)}")
+    oldest = oldest_weights(broker, topology)
     digest, start = chain[number]
-    found = find_task(broker, topology, max(start, FIRST), digest)
+    # Not looked for in what may be a long log, if its beginning shows that it is in vain.
+    found = None
+    if oldest is not None and oldest <= number:
+        found = find_task(broker, topology, max(start, FIRST), digest)
     if found is None:
-        raise ConfigError(f"the weights of version {number} are not in the log any more")
+        there = "no versions" if oldest is None else f"versions {oldest} to {max(chain)}"
+        raise ConfigError(f"the weights of version {number} are not in the log any more; it holds {there}")
     return number, found[1]

@@ -14,7 +14,7 @@ from math import inf
 from coordinator.config import Config, differences
 from coordinator.dispatch import Dispatch
 from coordinator.facts import Entry, Phase, State, apply
-from coordinator.issuing import wanted
+from coordinator.issuing import missing_sites, wanted
 from coordinator.journal import Reader, Record, Writer, watch
 from coordinator.lease import Keeper, acquire, describe
 from coordinator.mirror import Mirror
@@ -41,6 +41,7 @@ from coordinator.moves import (
 from coordinator.output import Output
 from coordinator.reading import read_log, read_until
 from coordinator.results import Results
+from coordinator.retention import Room
 from coordinator.rounds import next_wake, step
 from coordinator.spool import Spool
 from coordinator.state.port import StateStore
@@ -88,6 +89,7 @@ class Coordinator:
         self._mirror = Mirror(store, token)
         self._results = Results(spool, broker, self._topology, model)
         self._dispatch = Dispatch(config, broker, self._topology, model)
+        self._room = Room(config)
         self._state = State(config.rules())
         self._inbox: queue.SimpleQueue[tuple[Handler, Delivery] | None] = queue.SimpleQueue()
         self._skip_to = -1
@@ -184,7 +186,8 @@ class Coordinator:
 
     def _recover(self) -> None:
         """Takes the lead, and reads the journal up to there."""
-        self._broker.declare(self._topology.exchanges(), self._topology.queues())
+        exchange, events = self._topology.journal()
+        self._broker.declare([exchange], [events])
         reader = Reader()
         now = self._clock()
         mark = self._publish_mark(self._topology.events)
@@ -195,6 +198,8 @@ class Coordinator:
         self._dispatch.epoch = self._own_epoch(reader)
         if not self._state.run:
             self._feed(Started(now, secrets.token_hex(8), self._config.binding()))
+        # Not before: the journal tells better than the broker that the logs have other limits.
+        self._broker.declare(self._topology.exchanges(), self._topology.queues(self._config.limits()))
         self._results.run = self._state.run
         self._output.resumed()
         self._broker.declare((), [self._topology.site_queue(site) for site in sorted(self._state.sites)])
@@ -267,6 +272,7 @@ class Coordinator:
                 self._feed(CaughtUp(self._clock(), self._unsure))
             return
         self._bytes_in += len(part.body)
+        self._room.offered(self._state, part)
         answer = self._results.take(part)
         if answer is None:
             return
@@ -332,6 +338,9 @@ class Coordinator:
                 self._end = command
 
     def _append(self, entries: tuple[Entry, ...]) -> None:
+        for entry in entries:
+            if entry.kind == "round-opened" and self._model.layout is not None:
+                self._room.opening(entry, self._model.layout)
         self._journal.append(entries)
         for entry in entries:
             self._output.written(entry, self._model.weights)
@@ -369,7 +378,9 @@ def waiting_for(state: State) -> str:
         return ""
     here = sorted(state.sites - state.absent - state.rules.evaluators)
     names = f" ({', '.join(here[:5])}{', …' if len(here) > 5 else ''})" if here else ""
-    return f"waiting for clients: {len(state.trainable)} of {wanted(state)} are here{names}"
+    missing = missing_sites(state)
+    lacking = f"; missing to evaluate: {', '.join(missing)}" if missing else ""
+    return f"waiting for clients: {len(state.trainable)} of {wanted(state)} are here{names}{lacking}"
 
 
 def _checked_partitions(names: Sequence[str]) -> tuple[str, ...]:

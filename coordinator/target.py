@@ -51,7 +51,7 @@ class Target:
         if place is not None:
             return cls.of_run(load(place), None, broker_url, state_url)
         if federation:
-            return cls(federation, Path("runs") / federation, broker_url or _missing("--broker"), state_url)
+            return cls(federation, Path("runs") / federation, broker_url, state_url)
         raise ConfigError("name a run's folder, a TOML file, or --federation NAME with --broker and --state")
 
     @property
@@ -59,12 +59,19 @@ class Target:
         """Whether the broker is a folder."""
         return "://" not in self.broker_url
 
-    def broker(self) -> Broker:
-        """The broker, connected on first use."""
+    def broker(self, patience_s: float = PATIENCE_S) -> Broker:
+        """The broker, connected on first use.
+
+        Raises:
+            ConfigError: it isn't named, or its folder isn't there.
+            BrokerUnreachable: it does not answer within `patience_s`.
+        """
         if self._broker is None:
+            if not self.broker_url:
+                _missing("--broker")
             if self.embedded and not Path(self.broker_url).exists():
                 self._refuse_empty()
-            self._broker = connect_broker(self.broker_url, "coordinator", patience_s=PATIENCE_S)
+            self._broker = connect_broker(self.broker_url, "coordinator", patience_s=patience_s)
         return self._broker
 
     def create(self) -> None:
