@@ -143,8 +143,8 @@ def check_data(config: Config) -> None:
         is_loader = ":" in site.data
         if not is_loader and not Path(site.data).exists():
             raise ConfigError(
-                f"the data of site {site.name!r} is not there: {site.data}; prepare it, as the comment at the "
-                f"top of the TOML file may say, or correct local.sites"
+                f"the data of site {site.name!r} is not there: {site.data}; prepare it, as the comment "
+                f"at the top of the TOML file may say, or correct local.sites"
             )
 
 
