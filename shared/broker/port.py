@@ -4,6 +4,9 @@ Semantics, the same for both and held by `tests/contract/`:
 
 - A *log* (a stream queue) keeps every part in order, each at an offset. Offsets grow and are **not**
   contiguous. Any number of followers read it from any offset on; reading removes nothing.
+- A log with limits loses its oldest parts, a segment at a time, so it may hold that much more for a while;
+  it never loses the newest. Who reads from a dropped offset on gets the first kept part: it may be one from
+  the middle of a message.
 - A *queue* hands each message to one consumer, which acks it, or gives it back. What a consumer held when
   it died goes to another, at most DELIVERY_LIMIT times; then, and when its time is over, it is a dead letter.
 - `publish` returns when every part is safe at the broker. If the connection breaks on the way it is made
@@ -20,7 +23,7 @@ import secrets
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shared.topology import Exchange, Queue
 
@@ -128,6 +131,14 @@ class Broker(Protocol):
 
     def close(self) -> None:
         """Ends all subscriptions and the connections."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A broker that can say how much its logs hold; RabbitMQ doesn't tell its clients."""
+
+    def held(self, log: str) -> int:
+        """The bytes in a log, as its limit counts them; 0 for one that isn't there."""
 
 
 def new_id() -> str:
