@@ -153,6 +153,25 @@ class TestBothBrokers:
         assert done.wait(SOON_S)
         assert got == list(range(60))
 
+    def test_what_is_too_old_goes_when_there_is_newer(
+        self, connect: Callable[[], Broker], topology: Topology, wait_for: Wait
+    ) -> None:
+        broker = connect()
+        queues = topology.queues(Limits(2 * MAX_BYTES, max_age_s=1))
+        broker.declare(topology.exchanges(), queues)
+        _fill(broker, topology, 6)
+        last = 5
+
+        def first_kept() -> int:
+            nonlocal last
+            last += 1
+            broker.publish([_result(topology, last, 10_000)])
+            return _numbers(broker, topology.results_log, last)[0]
+
+        wait_for(lambda: first_kept() > 0, SOON_S, "the oldest to be too old")
+        assert 6 * LARGE + last * 10_000 < 1.8 * MAX_BYTES, "that was the other limit"
+        broker.delete([*(queue.name for queue in queues), *(e.name for e in topology.exchanges())])
+
     def test_the_journal_keeps_everything(self, broker: Broker, topology: Topology) -> None:
         for number in range(30):
             body = b"%08d" % number + bytes(LARGE)
