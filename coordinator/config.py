@@ -279,12 +279,23 @@ def _value(text: str) -> Any:
 
 
 def _rooted(config: Config, folder: Path) -> Config:
-    def rooted(text: str) -> str:
-        is_path = ":" not in text and not Path(text).is_absolute()
-        return str((folder / text).resolve()) if is_path else text
+    """Paths in the file are relative to its folder; modules are not paths."""
 
-    sites = tuple(site.model_copy(update={"data": rooted(site.data)}) for site in config.local.sites)
-    update: dict[str, Any] = {"local": config.local.model_copy(update={"sites": sites})}
+    def rooted(text: str) -> str:
+        path, colon, name = text.partition(":")
+        if Path(path).is_absolute() or (colon and not path.endswith(".py")):
+            return text
+        return f"{(folder / path).resolve()}{colon}{name}"
+
+    def site(given: LocalSite) -> LocalSite:
+        trainer = rooted(given.trainer) if given.trainer else given.trainer
+        return given.model_copy(update={"data": rooted(given.data), "trainer": trainer})
+
+    local = config.local
+    trainer = rooted(local.trainer) if local.trainer else ""
+    update: dict[str, Any] = {
+        "local": local.model_copy(update={"trainer": trainer, "sites": tuple(map(site, local.sites))})
+    }
     if config.model.initial != "site":
         update["model"] = config.model.model_copy(update={"initial": rooted(config.model.initial)})
     return config.model_copy(update=update)

@@ -87,7 +87,7 @@ def _absurd(answer: Answer) -> str:
     if answer.error or answer.work == "initialise":
         return ""
     if answer.work == "evaluate":
-        return "" if 0 < answer.evaluated <= MAX_EXAMPLES else f"it evaluated {answer.evaluated} examples"
+        return "" if 0 <= answer.evaluated <= MAX_EXAMPLES else f"it evaluated {answer.evaluated} examples"
     if not 0 < answer.examples <= MAX_EXAMPLES:
         return f"it claims {answer.examples} examples"
     return ""

@@ -38,6 +38,15 @@ def test_reads_and_roots_paths_at_the_file(toml, tmp_path):
     config = load(toml(GOOD))
     assert config.federation.rounds == 15
     assert config.local.sites[0].data == str(tmp_path / "data" / "cleveland.npz")
+    assert config.local.trainer == "worker.trainers.softmax:SoftmaxRegression"
+
+
+def test_code_files_are_rooted_too(toml, tmp_path):
+    config = load(
+        toml(GOOD), ["local.trainer=code/ours.py:Trainer", 'local.sites=[{name="a", data="ours.py:load"}]']
+    )
+    assert config.local.trainer == f"{tmp_path / 'code' / 'ours.py'}:Trainer"
+    assert config.local.sites[0].data == f"{tmp_path / 'ours.py'}:load"
 
 
 def test_overrides_take_toml_values_and_bare_words(toml):
