@@ -28,6 +28,8 @@ T = TypeVar("T")
 PACKAGES = {"rabbitmq-server": "rabbitmq-server", "redis-server": "redis-server"}
 #: The plain scripts; those on root's PATH step down to a user of their own, who may not read our folders.
 RABBITMQ_SCRIPTS = "/usr/lib/rabbitmq/bin"
+#: What RabbitMQ 4 takes at most; older ones would take more.
+MAX_MESSAGE_BYTES = 16 << 20
 #: Below the range that the kernel gives to outgoing connections.
 PORTS = range(20_000, 32_768)
 #: A node takes 4 s of one free core to start, more on a busy machine.
@@ -221,7 +223,8 @@ class RabbitNode(Service):
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self._cluster_port),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false"
+                "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false "
+                f"-rabbit max_message_size {MAX_MESSAGE_BYTES}"
             ),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "none"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "none"),

@@ -183,9 +183,10 @@ class _Link:
         while data:
             await self.flowing.wait()
             count, breaks = await self._line.admit(way, len(data))
-            writer.write(data[:count])
-            await writer.drain()
-            if breaks:
-                self._line.break_now()
-                return
+            try:
+                writer.write(data[:count])
+                await writer.drain()
+            finally:
+                if breaks:
+                    self._line.break_now()
             data = data[count:]

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
 PERIOD_S = 0.01
 
 
-def figure(pid: int, name: str) -> int:
-    """A figure of /proc/PID/status in bytes, such as RssAnon or VmHWM; 0 once the process is gone."""
+def anonymous(pid: int) -> int:
+    """What a process holds in bytes that is no file's; 0 once it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
 
 
 class Peaks:
-    """While it is entered: the most anonymous memory (`anonymous`) that named processes took, in bytes.
+    """While it is entered: the most anonymous memory that processes took, in bytes, by process id."""
 
-    `resident` counts what they map of files too.
-    """
-
-    def __init__(self, pids: Mapping[str, int]) -> None:
+    def __init__(self, pids: Iterable[int]) -> None:
         self.anonymous = dict.fromkeys(pids, 0)
-        self.resident = dict.fromkeys(pids, 0)
-        self._pids = pids
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peaks", daemon=True)
 
@@ -44,6 +39,5 @@ class Peaks:
 
     def _watch(self) -> None:
         while not self._over.wait(PERIOD_S):
-            for name, pid in self._pids.items():
-                self.anonymous[name] = max(self.anonymous[name], figure(pid, "RssAnon"))
-                self.resident[name] = max(self.resident[name], figure(pid, "VmHWM"))
+            for pid, peak in self.anonymous.items():
+                self.anonymous[pid] = max(peak, anonymous(pid))

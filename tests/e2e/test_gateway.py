@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.memory import figure
+from tests.e2e.memory import anonymous
 
 MB = 1_000_000
 ROUNDS = 30
@@ -29,7 +29,7 @@ def test_two_thousand_clients_a_hundred_a_round(fed, wait_for):
 
     def memory_after(rounds):
         wait_for(lambda: len(fed.history()) > rounds, timeout_s=60, what=f"round {rounds}")
-        return figure(coordinator.pid, "RssAnon")
+        return anonymous(coordinator.pid)
 
     early, late = memory_after(5), memory_after(ROUNDS - 1)
     result = fed.done(coordinator)
