@@ -154,15 +154,16 @@ def test_line_that_freezes_for_a_moment_loses_nothing(fed, line_to, undisturbed,
 
 
 def test_lines_that_freeze_for_ever_are_found_dead(fed, line_to, undisturbed, wait_for):
-    """One in the middle of an upload, one in the middle of a download."""
-    sites = wide_pair(fed)
-    lines = {"up": line_to(bytes_per_s=20 * MB), "down": line_to(bytes_per_s=20 * MB)}
+    """One in the middle of the download of the first model, one in the middle of the upload of an update."""
+    sites = wide_pair(fed)[::-1]
+    lines = {"down": line_to(bytes_per_s=20 * MB), "up": line_to(bytes_per_s=20 * MB)}
+    half = {"down": 3 * MB, "up": 13 * MB}
     toml = fed.write(sites, federation={"rounds": 1}, evaluation={"last": False})
     coordinator = fed.coordinate(toml)
     for site, line in zip(sites, lines.values(), strict=True):
         fed.worker(site, broker_url=through(line, fed.broker_url, "?heartbeat=1"))
     for way, line in lines.items():
-        wait_for(lambda way=way, line=line: line.passed[way] > 3 * MB, timeout_s=30, what="half a model")
+        wait_for(lambda way=way, line=line: line.passed[way] > half[way], timeout_s=30, what="half a model")
         line.freeze()
     finished(fed, coordinator)
     assert digests(fed) == undisturbed[:2]
@@ -250,4 +251,3 @@ def test_model_of_100_mb_with_four_workers(fed):
     # The trainer's own is one model: the weights that it returns.
     for worker in workers:
         assert peaks.anonymous[worker.pid] - MODEL_BYTES < 4 * MODEL_BYTES
-    print({k: v / 1e6 for k, v in peaks.anonymous.items()}, [h["seconds"] for h in fed.history()])
