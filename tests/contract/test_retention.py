@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -279,6 +280,20 @@ class TestEmbedded:
         assert numbers[1:] == list(range(numbers[1], 48))
         assert "tries again" not in caplog.text
         reader.close()
+
+    def test_a_folder_from_before_there_were_limits_goes_on(
+        self, own: EmbeddedBroker, folder: Path, topology: Topology
+    ) -> None:
+        _fill(own, topology, 2)
+        own.close()
+        with sqlite3.connect(folder / "broker.db") as older:
+            older.executescript("DROP TABLE chapters; PRAGMA user_version = 1;")
+        older.close()
+        again = embedded.connect(folder, "coordinator")
+        _fill(again, topology, 2, first=2)
+        assert _numbers(again, topology.results_log, 3) == [0, 1, 2, 3]
+        assert again.held(topology.results_log) > 2 * LARGE
+        again.close()
 
     def test_ages_in_other_units_are_refused(self, own: EmbeddedBroker, topology: Topology) -> None:
         queue = Queue("warren.x.log", "stream", topology.results, "#", {"x-max-age": "7D"})
