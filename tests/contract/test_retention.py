@@ -222,17 +222,24 @@ class TestEmbedded:
         assert files < 2.5 * MAX_BYTES
         assert (folder / "broker.db-wal").stat().st_size < 18 * 2**20
 
-    def test_several_writers_share_the_limit(
+    def test_two_writers_share_the_limit_and_give_their_files_back(
         self, own: EmbeddedBroker, folder: Path, topology: Topology
     ) -> None:
-        others = [embedded.connect(folder, f"site-{number}") for number in range(3)]
+        # Two bodies fill a segment: it is always the first writer who begins one, and drops.
+        other = embedded.connect(folder, "site-a")
         for number in range(40):
-            for writer in others:
-                writer.publish([_result(topology, number, LARGE)])
+            own.publish([_result(topology, number, LARGE)])
+            other.publish([_result(topology, number, LARGE)])
         assert own.held(topology.results_log) < 1.3 * MAX_BYTES
-        assert _size(folder / "segments") < (1.3 + 4 * 0.25) * MAX_BYTES
-        for writer in others:
-            writer.close()
+        assert _size(folder / "segments") < (1.3 + 2 * 0.25) * MAX_BYTES
+        other.close()
+
+    def test_files_go_when_only_small_bodies_follow(
+        self, own: EmbeddedBroker, folder: Path, topology: Topology
+    ) -> None:
+        _fill(own, topology, 3)
+        _fill(own, topology, 2 * MAX_BYTES // SMALL, SMALL)
+        assert _size(folder / "segments") == 0
 
     def test_logs_have_their_limits_each_for_itself(self, own: EmbeddedBroker, topology: Topology) -> None:
         own.publish([Publication(topology.rounds, "x", Part.single("test", b"00000000"))])

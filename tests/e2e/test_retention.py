@@ -106,6 +106,15 @@ def test_limits_that_are_too_small_for_the_model_name_the_least_that_would_do(fe
     assert len(fed.history()) == 4
 
 
+def test_limits_are_held_against_weights_from_a_file_too(make_fed, federation):
+    fed = make_fed(federation, [])
+    np.savez(fed.folder / "initial.npz", weight=np.zeros(SIZE, np.float32))
+    refused = fed.run(wide(fed, log={"max_bytes": "1MB"}, model={"initial": str(fed.folder / "initial.npz")}))
+    assert refused.returncode == 2
+    assert 'set it to at least "4.2MB"' in refused.stderr
+    assert not any(fed.notes.iterdir())
+
+
 def test_changed_limits_are_refused_by_name_and_begun_anew_with_fresh(fed):
     toml = wide(fed, rounds=2)
     finished(fed.run(toml))
