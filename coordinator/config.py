@@ -161,9 +161,8 @@ class Config(Table):
         least = self.cohort.deadline_s * (self.staleness.max + 2)
         if self.log.max_age <= least:
             raise ValueError(
-                f"log.max_age is {self.log.max_age} s, and the rounds that an update may be of can take "
-                f"{least:g} s (cohort.deadline_s × (staleness.max + 2)): set it above that, to "
-                f'"{floor(least) + 1}s" at the least'
+                f"log.max_age is {self.log.max_age} s, and the rounds that an update may be of can take {least:g} "
+                f'(cohort.deadline_s × (staleness.max + 2)): set it to at least "{floor(least) + 1}s"'
             )
         return self
 
