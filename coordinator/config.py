@@ -161,7 +161,7 @@ class Config(Table):
         least = self.cohort.deadline_s * (self.staleness.max + 2)
         if self.log.max_age <= least:
             raise ValueError(
-                f"log.max_age is {self.log.max_age} s, and the rounds that an update may be of can take {least:g} "
+                f"log.max_age is {self.log.max_age} s, and the rounds of one update can take {least:g} "
                 f'(cohort.deadline_s × (staleness.max + 2)): set it to at least "{floor(least) + 1}s"'
             )
         return self

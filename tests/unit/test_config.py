@@ -77,7 +77,10 @@ def test_overrides_take_toml_values_and_bare_words(toml):
         (("[cohort]", '[log]\nmax_bytes = "9kB"\n[cohort]'), "greater than or equal to 1000000"),
         (("[cohort]", '[log]\nmax_age = "1w"\n[cohort]'), 'one with s, m, h, d, as in "30d"'),
         (("[cohort]", '[log]\nmax_byte = "9MB"\n[cohort]'), "did you mean 'max_bytes'"),
-        (("[cohort]", '[log]\nmax_age = "2m"\n[cohort]'), "log.max_age is 120 s, and the rounds"),
+        (
+            ("[cohort]", '[log]\nmax_age = "2m"\n[cohort]'),
+            "log.max_age is 120 s, and the rounds of one update can take 120 (cohort",
+        ),
     ],
 )
 def test_mistakes_name_the_key_and_what_is_allowed(toml, change, sentence):
