@@ -63,7 +63,7 @@ def run(
     log_format: FormatOption = "plain",
     verbose: VerboseOption = False,
 ) -> None:
-    """Runs the whole federation here: the coordinator, and the workers of [local].
+    """Runs the whole federation here: the coordinator, and the workers of its table local.
 
     With nothing installed it uses an embedded broker in the run's folder. Ended early, it goes on where it
     was when it is run again.

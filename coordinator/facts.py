@@ -71,7 +71,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Answer:
-    """An update as it lies in the results log; `refusal` is what its bytes alone already made of it."""
+    """An update as it lies in the results log; `refusal` is what its bytes alone already made of it.
+
+    `forged`: they contradict themselves, so they are no answer of the client's.
+    """
 
     id: str
     work: str
@@ -90,6 +93,7 @@ class Answer:
     nbytes: int = 0
     error: str = ""
     refusal: str = ""
+    forged: bool = False
 
 
 class Closed(NamedTuple):
@@ -301,6 +305,7 @@ def _finished(state: State, entry: Entry) -> State:
     return replace(
         state,
         phase=Phase.FINISHED,
+        waiting={},
         outcome_code=entry.data["code"],
         outcome_reason=entry.data["reason"],
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 from coordinator.aggregation import check_model, moderate
 from coordinator.facts import Answer
 from coordinator.spool import Arrival, Broken
 from shared.errors import MessageError
 from shared.messages import MAX_REASON_CHARS, Update
 from shared.weights import Buffer, Layout
+
+#: A metric beyond that is no measure of a model (and NaN is none at all).
+MAX_METRIC = 1e30
+MAX_NAME_CHARS = 100
 
 
 def broken(message: Broken) -> Answer:
@@ -23,11 +25,9 @@ def answer_of(
 ) -> tuple[Answer, Layout | None]:
     """Reads and checks a message; also returns the layout of an initialise answer's weights."""
     sender, message_id = arrival.key
-    try:
-        update = Update.from_header(arrival.header)
-    except MessageError as error:
-        return broken(Broken(arrival.key, arrival.first, str(error))), None
-    layout, refusal = _checked(update, arrival, payload, federation, run, model)
+    update = arrival.update
+    forged = _forged(update, arrival, federation, run)
+    layout, refusal = (None, forged) if forged else _checked(update, arrival, payload, federation, run, model)
     answer = Answer(
         id=update.id,
         work=update.work,
@@ -46,18 +46,24 @@ def answer_of(
         nbytes=arrival.nbytes,
         error=update.error[:MAX_REASON_CHARS],
         refusal=refusal,
+        forged=bool(forged),
     )
     return answer, layout if update.work == "initialise" else None
+
+
+def _forged(update: Update, arrival: Arrival, federation: str, run: str) -> str:
+    """Why it can't be what a worker answered here, "" if it can."""
+    if update.federation != federation or update.run != run:
+        return "it belongs to another run of the federation"
+    if update.sha256 != arrival.sha256:
+        return "its payload does not have the SHA-256 that it claims"
+    return ""
 
 
 def _checked(
     update: Update, arrival: Arrival, payload: Buffer, federation: str, run: str, model: Layout | None
 ) -> tuple[Layout | None, str]:
     """The payload's layout, and why the update can't count ("" if it can)."""
-    if update.federation != federation or update.run != run:
-        return None, "it belongs to another run of the federation"
-    if update.sha256 != arrival.sha256:
-        return None, "its payload does not have the SHA-256 that it claims"
     if update.error or update.work == "evaluate":
         return None, "" if not len(payload) else "it has a payload where none belongs"
     try:
@@ -81,4 +87,9 @@ def _layout(update: Update, model: Layout | None) -> Layout:
 
 
 def _sane(metrics: dict[str, float]) -> dict[str, float]:
-    return {name[:100]: value for name, value in metrics.items() if math.isfinite(value)}
+    """The metrics that a mean can be made of, and that a terminal can show."""
+    return {
+        name[:MAX_NAME_CHARS]: value
+        for name, value in metrics.items()
+        if abs(value) <= MAX_METRIC and name.isprintable()
+    }

@@ -129,13 +129,20 @@ def _failed(state: State, id_: str) -> bool:
 
 
 def ask_again(turn: Turn, now: float) -> None:
-    """`wait`: the clients that brought nothing are asked once more, with the next turn."""
+    """`wait`: those who brought nothing are asked once more, with the next turn.
+
+    Another client stands in for one that is absent, if there is one that wasn't asked; else its place stays.
+    """
     state = turn.state
     have = {answer.client for answer in state.accepted.values()}
     waiting = {order.client: id_ for id_, order in state.waiting.items()}
     turns = _next_turns(state)
+    there = set(state.trainable)
     missing = sorted(client for client in turns if client not in have)
-    rows = [(client, turns[client], waiting.get(client, "")) for client in missing]
+    others = ranking((client for client in there if client not in turns), state.rules.seed, state.round)
+    rows = [(client, turns[client], waiting.get(client, "")) for client in missing if client in there]
+    gone = [client for client in missing if client not in there]
+    rows += [(other, 0, waiting.get(client, "")) for client, other in zip(gone, others, strict=False)]
     turn.assign(now, "train", rows, now + state.rules.deadline_s)
 
 

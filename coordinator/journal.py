@@ -85,9 +85,9 @@ class Reader:
             header, payload = whole
             check_protocol(header)
             rows = codec.unpack(payload) if len(payload) else []
-            entry = Entry(header["kind"], header["at"], header["data"], rows)
-            return Record(part.offset, header["token"], header["number"], entry)
-        except (MessageError, KeyError) as error:
+            entry = Entry(str(header["kind"]), float(header["at"]), dict(header["data"]), rows)
+            return Record(part.offset, str(header["token"]), int(header["number"]), entry)
+        except (MessageError, KeyError, TypeError, ValueError) as error:
             log.warning("journal: passed over a malformed entry at offset %d: %s", part.offset, error)
             return None
 

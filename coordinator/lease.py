@@ -43,19 +43,36 @@ def is_dead(token: str) -> bool:
 
 
 def acquire(store: StateStore, token: str, stop: threading.Event, ttl_s: float = LEASE_S) -> bool:
-    """Waits for the lease; returns False if told to stop before."""
-    waiting = False
+    """Waits for the lease; returns False if told to stop before.
+
+    Raises:
+        StateUnreachable: the store does not answer the first time.
+    """
+    said = ""
     while not stop.is_set():
-        holder = store.lease(token, ttl_s)
-        if holder != token and is_dead(holder):
-            holder = store.lease(token, ttl_s, instead_of=holder)
+        try:
+            holder = _try(store, token, ttl_s)
+            text = f"standing by: another coordinator leads this federation ({describe(holder)})"
+        except StateUnreachable as error:
+            if not said:
+                raise
+            # A standby outlives the store's outages: there may be nobody else to take over.
+            holder, text = "", f"standing by: {error}"
         if holder == token:
             return True
-        if not waiting:
-            log.info("standing by: another coordinator leads this federation (%s)", describe(holder))
-            waiting = True
+        if text != said:
+            log.info("%s", text)
+        said = text
         stop.wait(POLL_S)
     return False
+
+
+def _try(store: StateStore, token: str, ttl_s: float) -> str:
+    """Who holds the lease, once this coordinator has tried for it."""
+    holder = store.lease(token, ttl_s)
+    if holder != token and is_dead(holder):
+        holder = store.lease(token, ttl_s, instead_of=holder)
+    return holder
 
 
 def describe(token: str) -> str:

@@ -32,7 +32,6 @@ def build(
 ) -> Coordinator:
     """A coordinator on the target's broker and state store."""
     target.create()
-    (target.folder / "federation.toml").write_text(as_toml(config), encoding="utf-8")
     broker = target.broker()
     model = GlobalModel(config, broker, target.topology, make_optimizer(config.server), threads)
     return Coordinator(
@@ -40,7 +39,7 @@ def build(
         broker,
         target.store(),
         model,
-        Output(Folder(target.folder), observers, config.evaluation.best),
+        Output(Folder(target.folder), observers, config.evaluation.best, as_toml(config)),
         Spool(target.folder),
         make_token(),
         stop,

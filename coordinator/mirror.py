@@ -14,6 +14,11 @@ from shared.errors import StateUnreachable
 
 log = logging.getLogger(__name__)
 
+#: Workers shown, the length of what they say of themselves, and when one that is gone is forgotten (seconds).
+MAX_WORKERS = 2000
+MAX_CHARS = 150
+FORGET_S = 120.0
+
 
 class Mirror:
     """Writes what changed since the last write, in one round trip; all of it after the store was away."""
@@ -24,21 +29,26 @@ class Mirror:
         self._known: State | None = None
         self._rounds = 0
         self._sections: dict[Section, Mapping[str, str]] = {}
-        self._workers: dict[str, str] = {}
-        self._new_workers = False
+        self._workers: dict[str, tuple[float, str]] = {}
+        self._new_workers: set[str] = set()
 
     def behind(self, state: State) -> bool:
         """Whether there is something to write."""
-        return state is not self._known or self._new_workers
+        return state is not self._known or bool(self._new_workers)
 
-    def worker(self, name: str, seen: Mapping[str, Any]) -> None:
-        """Notes that a worker was seen."""
-        self._workers[name] = json.dumps(seen)
-        self._new_workers = True
+    def worker(self, name: str, seen_at: float, doing: str, answered: int) -> None:
+        """Notes that a worker was seen. Names are sites' own words: only so many, and so long, are kept."""
+        name = name[:MAX_CHARS]
+        self._workers.pop(name, None)
+        about = {"seen": seen_at, "doing": doing[:MAX_CHARS], "answered": answered}
+        self._workers[name] = seen_at, json.dumps(about)
+        self._new_workers.add(name)
+        while len(self._workers) > MAX_WORKERS:
+            del self._workers[next(iter(self._workers))]
 
     def write(self, state: State, history: Sequence[Mapping[str, Any]], waiting_for: str = "") -> None:
         """Brings the store up to date. A store that was away, or lost what it had, is told everything."""
-        self._new_workers, self._known = False, state
+        self._known = state
         try:
             if self._written(state, history, waiting_for):
                 return
@@ -58,6 +68,7 @@ class Mirror:
         if not self._store.write(self._token, changes):
             return False
         self._sections.update(changes.replace)
+        self._new_workers.clear()
         self._rounds = len(history)
         return True
 
@@ -65,12 +76,26 @@ class Mirror:
         self, state: State, history: Sequence[Mapping[str, Any]], waiting_for: str
     ) -> Changes | None:
         wanted = _sections(state, waiting_for)
-        wanted["workers"] = dict(self._workers)
-        changed = {name: texts for name, texts in wanted.items() if self._sections.get(name) != texts}
-        if not changed and self._rounds == len(history):
+        replace = {name: texts for name, texts in wanted.items() if self._sections.get(name) != texts}
+        merge: dict[Section, Mapping[str, str]] = {}
+        if "workers" not in self._sections or self._forget_workers():
+            replace["workers"] = {name: text for name, (_, text) in self._workers.items()}
+        elif self._new_workers:
+            merge["workers"] = {
+                name: self._workers[name][1] for name in self._new_workers & self._workers.keys()
+            }
+        if not replace and not merge and self._rounds == len(history):
             return None
         lines = [json.dumps(line) for line in history[self._rounds :]]
-        return Changes(replace=changed, history=lines, history_from=self._rounds)
+        return Changes(replace=replace, merge=merge, history=lines, history_from=self._rounds)
+
+    def _forget_workers(self) -> bool:
+        """Drops workers that were not seen for long; returns whether there were any."""
+        newest = max((seen for seen, _ in self._workers.values()), default=0.0)
+        stale = [name for name, (seen, _) in self._workers.items() if seen < newest - FORGET_S]
+        for name in stale:
+            del self._workers[name]
+        return bool(stale)
 
 
 def _sections(state: State, waiting_for: str) -> dict[Section, Mapping[str, str]]:

@@ -182,7 +182,7 @@ class GlobalModel:
         if made != state.digest:
             raise JournalError(
                 f"version {state.version} made again has digest {made[:12]}, the journal says "
-                f"{state.digest[:12]}: the log was changed; run 'warren verify'"
+                f"{state.digest[:12]}: the log was changed; restore the broker's data"
             )
 
     def _find(self, digest: str) -> bool:
@@ -262,11 +262,23 @@ def read_weights(path: Path) -> Weights:
 
 
 def write_weights(path: Path, weights: Weights) -> None:
-    """Writes an .npz with the tensors by name; a reader sees the old file or the new one, whole."""
+    """Writes an .npz with the tensors by name; a reader sees the old file or the new one, whole.
+
+    Raises:
+        ConfigError: the place can't be written to.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file to write the model to")
     beside = path.with_name(f".{path.name}")
-    with beside.open("wb") as file:
-        np.savez(file, **weights.arrays)  # type: ignore[arg-type]
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            np.savez(file, **weights.arrays)  # type: ignore[arg-type]
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ConfigError(
+            f"the model can't be written to {path} ({error.strerror}): name another place"
+        ) from None
 
 
 def _npz(path: Path) -> Mapping[str, Any]:

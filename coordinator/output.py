@@ -45,6 +45,10 @@ class Folder:
         for name in ("model.npz", "best.npz", "history.jsonl", "evaluation.json"):
             (self.path / name).unlink(missing_ok=True)
 
+    def write_config(self, toml: str) -> None:
+        """Writes the configuration as it runs."""
+        (self.path / "federation.toml").write_text(toml, encoding="utf-8")
+
     def rewrite_history(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """A coordinator that goes on writes again what the journal says of the rounds before it."""
         text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -82,8 +86,10 @@ class Best:
 class Output:
     """Keeps the folder, and tells the observers, as journal entries are written."""
 
-    def __init__(self, folder: Folder, observers: Sequence[Observer], best: str) -> None:
+    def __init__(self, folder: Folder, observers: Sequence[Observer], best: str, toml: str) -> None:
+        """`toml`: the configuration, for the folder."""
         self._folder = folder
+        self._toml = toml
         self._best = Best(best)
         self._history = History()
         self.observers = observers
@@ -101,7 +107,10 @@ class Output:
 
     def resumed(self) -> None:
         """All earlier entries are in: writes again what the journal says of the rounds before."""
+        self._folder.write_config(self._toml)
         self._folder.rewrite_history(self.history)
+        if self._history.last is not None:
+            self._folder.write_evaluation(self._history.last)
 
     def written(self, entry: Entry, weights: Weights | None) -> None:
         """Takes in an entry that was just appended, while the federation stands at `weights`."""

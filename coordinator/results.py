@@ -41,12 +41,12 @@ class Results:
         """Gives back what an answer holds."""
         self._spool.discard((answer.sender, answer.message_id))
 
-    def turn_over(self, counted: Sequence[Closed], oldest: int) -> None:
-        """A version was made of `counted`: drops them, and what is unfinished on bases before `oldest`."""
+    def turn_over(self, counted: Sequence[Closed], oldest: int, newest: int) -> None:
+        """A version was made of `counted`: drops them, and what is unfinished on bases out of that range."""
         for row in counted:
             self._spool.discard(_key(row))
         self._layouts.clear()
-        self._spool.forget_older(oldest)
+        self._spool.forget_outside(oldest, newest)
         if self._model.layout is not None:
             self._spool.limit = self._model.layout.nbytes
 

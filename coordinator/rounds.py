@@ -76,7 +76,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
 
 def next_wake(state: State, now: float) -> float | None:
     """When the state wants its next Tick at the latest; None if only news can move it."""
-    if state.phase is Phase.FINISHED:
+    if state.phase is Phase.FINISHED or state.rereading:
         return None
     times = [at + state.rules.absent_s for site, at in state.seen.items() if site not in state.absent]
     if state.phase is Phase.OPEN and state.rules.buffered:
@@ -135,14 +135,14 @@ def _answered(turn: Turn, event: Answered) -> None:
         replace(turn.state, decided=event.position, read_from=event.read_from), answer, verdict
     )
     turn.do(Ruled(answer, verdict))
+    if verdict.ruling != "accepted" or answer.work == "evaluate":
+        turn.do(Forget(answer))
     if verdict.ruling == "accepted":
         turn.state = _taken(turn.state.answered(answer.id, "accepted"), answer)
-    else:
-        turn.do(Forget(answer))
-        if verdict.ruling in ("failed", "refused") and verdict.its_own:
-            _came_to_nothing(turn, event.now, answer.id, verdict.ruling)
-        elif verdict.ruling == "late" and answer.id in turn.state.waiting:
-            turn.state = turn.state.answered(answer.id, "accepted")
+    elif verdict.ruling in ("failed", "refused") and verdict.its_own:
+        _came_to_nothing(turn, event.now, answer.id, verdict.ruling)
+    elif verdict.ruling == "late" and answer.id in turn.state.waiting:
+        turn.state = turn.state.answered(answer.id, "accepted")
     _after_answer(turn, event.now)
 
 
@@ -226,7 +226,8 @@ def _after_initialise(turn: Turn, now: float) -> None:
 
 
 def _tick(turn: Turn, now: float) -> None:
-    if turn.state.phase is Phase.FINISHED:
+    # What the log still holds was there in time, however late it is read.
+    if turn.state.phase is Phase.FINISHED or turn.state.rereading:
         return
     _absences(turn, now)
     state, rules = turn.state, turn.state.rules

@@ -57,7 +57,12 @@ log = logging.getLogger(__name__)
 MIRROR_S = 0.1
 #: Parts of the results log in hand at one time: prefetch × part size stays at 32 MiB.
 PREFETCH = 8
+#: A presence that would make more than these is passed over: names cost queues and journal entries.
+MAX_SITES = 2_000
+MAX_CLIENTS = 20_000
 PARTITION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+#: Entries that a new leader may write before it has published again what is unsure.
+PASSING = ("registered", "present", "absent")
 Handler = Callable[[Delivery], None]
 
 
@@ -144,19 +149,18 @@ class Coordinator:
         self._write_mirror(at_once=True)
 
     def _next(self) -> tuple[Handler, Delivery] | None:
-        """What comes next; a Tick instead, when its time has come before."""
-        if not self._inbox.empty():
-            return self._inbox.get()
+        """What comes next; a Tick instead, when its time has come."""
         now = self._clock()
         wake = next_wake(self._state, now)
-        patience = inf if wake is None else max(wake - now, 0.0)
+        if wake is not None and wake <= now:
+            self._feed(Tick(now))
+            return None
+        patience = inf if wake is None else wake - now
         if self._mirror.behind(self._state):
             patience = min(patience, MIRROR_S)
         try:
             return self._inbox.get(timeout=None if patience == inf else patience)
         except queue.Empty:
-            if wake is not None and wake <= self._clock():
-                self._feed(Tick(self._clock()))
             return None
 
     def _leave(self) -> int:
@@ -217,8 +221,10 @@ class Coordinator:
         before = self._state.orders.keys()
         self._state = apply(self._state, record.entry)
         self._output.replayed(record.entry)
-        issuing = record.entry.kind in ("round-opened", "assigned")
-        self._unsure = frozenset(self._state.orders.keys() - before) if issuing else frozenset()
+        if record.entry.kind in ("round-opened", "assigned"):
+            self._unsure = frozenset(self._state.orders.keys() - before)
+        elif record.entry.kind not in PASSING:
+            self._unsure = frozenset()
 
     def _own_epoch(self, reader: Reader) -> int:
         """Reads on to our own `leader` entry; what others wrote before it counts as well."""
@@ -289,6 +295,8 @@ class Coordinator:
             presence = Presence.from_header(codec.decode(part.body)[0])
             site = check_slug("site", presence.site)
             partitions = _checked_partitions(presence.partitions)
+            if site not in self._state.sites and len(self._state.sites) >= MAX_SITES:
+                raise ConfigError(f"there are {MAX_SITES} sites already")
         except (MessageError, ConfigError) as error:
             log.warning("presence from login %r passed over: %s", part.user_id, error)
             return
@@ -296,19 +304,18 @@ class Coordinator:
             log.warning("presence for site %r came from login %r: passed over", site, part.user_id)
             return
         now = self._clock()
-        self._mirror.worker(
-            f"{site}/{presence.worker}",
-            {"seen": now, "doing": presence.doing, "answered": presence.answered},
-        )
+        self._mirror.worker(f"{site}/{presence.worker}", now, presence.doing, presence.answered)
         self._feed(Seen(now, site, partitions))
 
     def _dead(self, delivery: Delivery) -> None:
         try:
+            codec.check_part(delivery.part)
             assignment = Assignment.from_header(codec.decode(delivery.part.body)[0])
         except MessageError as error:
             log.warning("a dead letter is no assignment: %s", error)
             return
-        self._feed(Died(self._clock(), assignment.id, "its site never answered it"))
+        if assignment.run == self._state.run:
+            self._feed(Died(self._clock(), assignment.id, "its site never answered it"))
 
     # --- what is to be done
 
@@ -354,7 +361,8 @@ class Coordinator:
 
     def _turn_over(self) -> None:
         """The closing round's updates are folded."""
-        self._results.turn_over(self._state.closing, self._state.version - self._state.rules.max_staleness)
+        version = self._state.version
+        self._results.turn_over(self._state.closing, version - self._state.rules.max_staleness, version)
 
     # --- what is shown
 
@@ -389,6 +397,8 @@ def _checked_partitions(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: one of them is not.
     """
+    if len(names) > MAX_CLIENTS:
+        raise ConfigError(f"it names {len(names)} partitions, at most {MAX_CLIENTS} are taken")
     for name in names:
         if not PARTITION.fullmatch(name):
             raise ConfigError(

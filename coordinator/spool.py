@@ -1,30 +1,32 @@
 """Updates of the open round: parts in, whole messages out, large payloads on disk as memory maps.
 
 Parts are put together by (login, message id). A message that is unfinished or not yet folded is *held*;
-each login has a quota of unfinished bytes, and a login over its quota loses its own oldest ones only.
+each login has a quota of unfinished messages and bytes, and one over its quota loses its own oldest only.
 """
 
 from __future__ import annotations
 
 import hashlib
-import mmap
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from coordinator.slots import Slot, Slots
 from shared import codec
 from shared.broker.port import Part
 from shared.errors import ChecksumError, MessageError, OversizeError
+from shared.messages import Update
 from shared.weights import Buffer
 
 Key = tuple[str, str]
 
-#: Single-part payloads stay in memory up to this many bytes in all; beyond it they go to disk as well.
+#: Payloads up to a single part's size stay in memory, up to this many bytes in all; others go to disk.
 MEMORY_BYTES = 32 << 20
-#: Unfinished messages that one login may have; in units of the largest message allowed.
-QUOTA_MESSAGES = 8
+#: Unfinished messages that one login may have, and their bytes in units of the largest payload allowed.
+QUOTA_MESSAGES = 256
+QUOTA_PAYLOADS = 64
+#: What a decoded header takes in memory, by its length.
+HEADER_FACTOR = 8
 
 
 @dataclass
@@ -32,21 +34,27 @@ class Arrival:
     """A message on its way: `first` and `last` are offsets in the results log. Whole once `done`."""
 
     key: Key
-    header: Mapping[str, Any]
+    update: Update
     first: int
     parts: int
     nbytes: int
+    header_bytes: int
     last: int = -1
     received: int = 0
     next_part: int = 1
     done: bool = False
     inline: Buffer | None = None
-    file: BinaryIO | None = None
+    slot: Slot | None = None
     sha: Any = field(default_factory=hashlib.sha256)
 
     @property
     def sha256(self) -> str:
         return str(self.sha.hexdigest())
+
+    @property
+    def cost(self) -> int:
+        """What it takes up while it is unfinished, in bytes."""
+        return self.nbytes + HEADER_FACTOR * self.header_bytes
 
 
 @dataclass(frozen=True)
@@ -59,13 +67,13 @@ class Broken:
 
 
 class Spool:
-    """Not for several threads. `folder` is where large payloads lie, in files without a name.
+    """Not for several threads. `folder` is where large payloads lie, in a file without a name.
 
     `limit` is the largest payload, in bytes, that is taken (None: any).
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._slots = Slots(folder)
         self.limit: int | None = None
         self._unfinished: dict[Key, Arrival] = {}
         self._whole: dict[Key, Arrival] = {}
@@ -86,44 +94,48 @@ class Spool:
         return min((arrival.first for arrival in self._unfinished.values()), default=position + 1)
 
     def payload(self, key: Key) -> Buffer | None:
-        """A whole message's payload, or None if it isn't held."""
+        """A whole message's payload, or None if it isn't held. It is valid until the message is discarded."""
         arrival = self._whole.get(key)
         if arrival is None:
             return None
-        if arrival.inline is not None:
-            return arrival.inline
-        assert arrival.file is not None
-        return memoryview(mmap.mmap(arrival.file.fileno(), 0, access=mmap.ACCESS_READ))
+        if arrival.slot is not None:
+            return self._slots.view(arrival.slot, arrival.nbytes)
+        return arrival.inline
 
     def discard(self, key: Key) -> None:
-        """Gives back what a message holds; a map that is in use stays valid."""
+        """Gives back what a message holds."""
         self._drop(self._whole.pop(key, None))
 
-    def forget_older(self, version: int) -> None:
-        """Drops unfinished updates whose base is older than `version`: they could only be late."""
+    def forget_outside(self, oldest: int, newest: int) -> None:
+        """Drops unfinished updates on bases before `oldest`, which could only be late, or after `newest`."""
         for key, arrival in list(self._unfinished.items()):
-            base = arrival.header.get("version")
-            if not isinstance(base, int) or base < version:
+            if not oldest <= arrival.update.version <= newest:
                 self._drop(self._unfinished.pop(key))
 
     def close(self) -> None:
-        for arrival in (*self._unfinished.values(), *self._whole.values()):
-            self._drop(arrival)
         self._unfinished.clear()
         self._whole.clear()
+        self._slots.close()
 
     def _begin(self, key: Key, part: Part) -> Arrival | None:
         if key in self._unfinished or key in self._whole:
             return None
         header, payload = codec.decode(part.body)
-        size = part.nbytes - (len(part.body) - len(payload))
+        header_bytes = len(part.body) - len(payload)
+        size = part.nbytes - header_bytes
         if self.limit is not None and size > self.limit:
             raise OversizeError(f"its payload of {size} bytes is over the model's {self.limit}")
-        arrival = Arrival(key, header, part.offset, part.parts, size)
+        # Only what is an update is held at all: other headers may be anything, and large.
+        update = Update.from_header(header)
+        arrival = Arrival(key, update, part.offset, part.parts, size, header_bytes)
         if part.parts == 1:
             return self._single(arrival, part, payload)
-        if len(payload):
-            raise MessageError("part 0 of several holds no payload")
+        if len(payload) or size <= 0:
+            raise MessageError("a message of several parts has its payload in the parts behind the first")
+        if size > codec.SINGLE_PART_BYTES:
+            arrival.slot = self._slots.take(self.limit or size)
+        else:
+            arrival.inline = bytearray()
         self._unfinished[key] = arrival
         self._hold_to_quota(key)
         return None
@@ -134,7 +146,8 @@ class Spool:
             self._in_memory += len(payload)
             arrival.inline = payload
         else:
-            self._write(arrival, payload)
+            arrival.slot = self._slots.take(self.limit or len(payload))
+            self._slots.write(arrival.slot, 0, payload)
         return self._finish(arrival, part)
 
     def _continue(self, key: Key, part: Part) -> Arrival | None:
@@ -147,22 +160,21 @@ class Spool:
         if arrival.received + len(part.body) > arrival.nbytes:
             raise ChecksumError("the parts hold more bytes than their message claims")
         arrival.sha.update(part.body)
-        self._write(arrival, part.body)
+        self._add(arrival, part.body)
         arrival.received += len(part.body)
         arrival.next_part += 1
         if arrival.next_part < arrival.parts:
             return None
         if arrival.received != arrival.nbytes:
             raise ChecksumError("the parts hold fewer bytes than their message claims")
+        self._in_memory += len(arrival.inline or b"")
         return self._finish(self._unfinished.pop(key), part)
 
-    def _write(self, arrival: Arrival, data: Buffer) -> None:
-        if arrival.file is None:
-            # Without a name: what is held ends with this process, and the log has it all.
-            arrival.file = tempfile.TemporaryFile(buffering=0, dir=self._folder)  # noqa: SIM115
-        view = memoryview(data)
-        while len(view):
-            view = view[arrival.file.write(view) :]
+    def _add(self, arrival: Arrival, data: Buffer) -> None:
+        if arrival.slot is not None:
+            self._slots.write(arrival.slot, arrival.received, data)
+        elif isinstance(arrival.inline, bytearray):
+            arrival.inline += data
 
     def _finish(self, arrival: Arrival, part: Part) -> Arrival:
         arrival.last, arrival.done = part.offset, True
@@ -170,20 +182,19 @@ class Spool:
         return arrival
 
     def _hold_to_quota(self, key: Key) -> None:
-        if self.limit is None:
-            return
-        mine = [a for a in self._unfinished.values() if a.key[0] == key[0]]
-        excess = sum(a.nbytes for a in mine) - QUOTA_MESSAGES * max(self.limit, codec.PART_BYTES)
-        for arrival in mine:
-            if excess <= 0 or arrival.key == key:
-                return
-            excess -= arrival.nbytes
-            self._drop(self._unfinished.pop(arrival.key))
+        """Drops the login's oldest unfinished messages, but not its newest, until it is within its quota."""
+        mine = [arrival for arrival in self._unfinished.values() if arrival.key[0] == key[0]]
+        most = QUOTA_PAYLOADS * max(self.limit or codec.MAX_HEADER_BYTES, codec.PART_BYTES)
+        total = sum(arrival.cost for arrival in mine)
+        while len(mine) > 1 and (len(mine) > QUOTA_MESSAGES or total > most):
+            oldest = mine.pop(0)
+            total -= oldest.cost
+            self._drop(self._unfinished.pop(oldest.key))
 
     def _drop(self, arrival: Arrival | None) -> None:
         if arrival is None:
             return
-        if arrival.file is not None:
-            arrival.file.close()
-        if arrival.done and arrival.inline is not None:
-            self._in_memory -= len(arrival.inline)
+        if arrival.slot is not None:
+            self._slots.give_back(arrival.slot)
+        elif arrival.done:
+            self._in_memory -= len(arrival.inline or b"")

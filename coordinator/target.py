@@ -47,6 +47,11 @@ class Target:
             file = place / "federation.toml"
             if not file.exists():
                 raise ConfigError(f"{place} is no folder of a run: it has no federation.toml")
+            # An embedded run has its log in the folder, whatever the environment says of others.
+            if (place / "log" / "broker.db").exists():
+                broker_url = state_url = ""
+            elif not broker_url:
+                raise ConfigError(f"the run of {place} was at a broker: give --broker (and --state) for it")
             return cls.of_run(load(file), place, broker_url, state_url)
         if place is not None:
             return cls.of_run(load(place), None, broker_url, state_url)
@@ -76,9 +81,14 @@ class Target:
 
     def create(self) -> None:
         """Makes the run's folder and the embedded broker's."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.embedded:
-            Path(self.broker_url).mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.embedded:
+                Path(self.broker_url).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the folder {self.folder} can't be made ({error.strerror}): name another"
+            ) from None
 
     def store(self) -> StateStore:
         """The state store, connected on first use."""

@@ -48,7 +48,7 @@ def _of_order(state: State, order: Order, answer: Answer) -> Verdict:
         return Verdict("duplicate")
     refusal = answer.refusal or _absurd(answer)
     if refusal:
-        return Verdict("refused", refusal)
+        return Verdict("refused", refusal, its_own=not answer.forged)
     if answer.error:
         return Verdict("failed" if before is None else "duplicate", answer.error)
     if state.phase is Phase.FINISHED:
@@ -86,8 +86,10 @@ def _forgotten(state: State, answer: Answer) -> Verdict:
 def _absurd(answer: Answer) -> str:
     if answer.error or answer.work == "initialise":
         return ""
+    if answer.evaluated > MAX_EXAMPLES:
+        return f"it claims to have evaluated {answer.evaluated} examples"
     if answer.work == "evaluate":
-        return "" if 0 <= answer.evaluated <= MAX_EXAMPLES else f"it evaluated {answer.evaluated} examples"
+        return ""
     if not 0 < answer.examples <= MAX_EXAMPLES:
         return f"it claims {answer.examples} examples"
     return ""

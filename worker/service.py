@@ -102,7 +102,8 @@ class Worker:
             except (NotDeclaredError, UnroutableError):
                 if not said:
                     log.info(
-                        "waiting for federation %r: its coordinator has not declared it at the broker yet",
+                        "waiting for federation %r: no coordinator has declared it at the broker yet "
+                        "(or check its name, and the broker's)",
                         self._topology.federation,
                     )
                 said = True
@@ -163,6 +164,7 @@ class Worker:
             self._broker.publish(publications, then_ack=delivery)
         except (NotDeclaredError, UnroutableError) as error:
             log.warning("the answer of %s has nowhere to go: %s", answer.update.client, error)
+            delivery.give_back()
             return
         self._answered += 1
         self._answers.add(answer)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from coordinator.facts import Phase, Rules
-from coordinator.moves import Died, Seen
+from coordinator.facts import Phase, Rules, State, apply
+from coordinator.moves import Answered, CaughtUp, Died, Resumed, Seen, Tick
 from coordinator.selection import Selection
 
 
@@ -321,3 +323,72 @@ def test_sites_cannot_fill_the_journal_with_reasons(world):
     for order in (first, *others):
         made.answer(order)
     assert len(made.closings()[-1].data["refusals"]) <= 52
+
+
+def test_absent_clients_are_stood_in_for_and_orders_do_not_pile_up(world):
+    made = start(
+        world, Rules(min_clients=2, minimum=2, deadline_s=10, on_missing="wait", absent_s=15), sites="ab"
+    )
+    first, _ = open_orders(made)
+    made.answer(first)
+    made.tick(10)
+    made.feed(Seen(made.now, "a", ("0",)))
+    made.tick(6)
+    assert made.state.absent == {"b"}
+    made.feed(Seen(made.now, "c", ("0",)))
+    made.tick(4)
+    assert [order.client for order in open_orders(made)] == ["c/0"]
+    made.answer(open_orders(made)[0])
+    assert made.ended is not None
+    assert sorted(row[0] for row in made.closings()[-1].rows) == ["a/0", "c/0"]
+
+
+def test_asking_again_does_not_ask_those_who_are_away(world):
+    made = start(
+        world, Rules(min_clients=2, minimum=2, deadline_s=10, on_missing="wait", absent_s=15), sites="ab"
+    )
+    for _ in range(20):
+        made.tick(10)
+    assert len(made.state.orders) <= 6
+    made.feed(Seen(made.now, "a", ("0",)))
+    made.feed(Seen(made.now, "b", ("0",)))
+    made.tick(10)
+    assert {order.client for order in open_orders(made)} == {"a/0", "b/0"}
+
+
+@pytest.mark.parametrize("on_missing", ["wait", "skip", "stop"])
+def test_no_deadline_strikes_before_the_log_is_reread(world, on_missing):
+    made = start(world, Rules(min_clients=3, minimum=3, deadline_s=10, on_missing=on_missing))
+    orders = open_orders(made)
+    for order in orders[:2]:
+        made.answer(order)
+    # The third answer reached the log, and the coordinator died before it read it.
+    made.now += 30
+    late = replace(made.results[-1], id=orders[2].id, client=orders[2].client, offset=len(made.results))
+    made.results.append(late)
+    state = apply_all(made)
+    made.state = state
+    made.feed(Resumed(made.now))
+    made.feed(Tick(made.now))
+    for answer in made.results[max(state.read_from, 0) :]:
+        made.feed(Answered(made.now, answer, answer.offset, answer.offset + 1))
+        made.feed(Tick(made.now))
+    made.feed(CaughtUp(made.now, frozenset()))
+    assert made.ended is not None
+    assert made.ended.code == 0
+    assert len(made.closings()[-1].rows) == 3
+
+
+def apply_all(made):
+    state = State(made.rules)
+    for entry in made.journal:
+        state = apply(state, entry)
+    return state
+
+
+def test_forged_bytes_do_not_settle_an_order(world):
+    made = start(world, Rules(min_clients=3))
+    first, *_ = open_orders(made)
+    verdict = made.answer(first, refusal="false SHA-256", forged=True).verdict
+    assert verdict.ruling == "refused"
+    assert first.id in made.state.waiting

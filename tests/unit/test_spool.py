@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 
 import pytest
 
-from coordinator.spool import QUOTA_MESSAGES, Arrival, Broken, Spool
+from coordinator.spool import QUOTA_MESSAGES, QUOTA_PAYLOADS, Arrival, Broken, Spool
 from shared import codec
+from shared.messages import Update
 
 SMALL_PARTS = 1000
 
 
 def message(payload, sender="a", **header):
     """A message's parts, as its sender published them."""
-    parts = codec.split("update", {"version": 0, **header}, payload, part_bytes=SMALL_PARTS)
+    update = Update(
+        federation="f", run="r", id="i", work="train", client="a/0", worker="w", round=1, version=0,
+        digest="d", turn=0, layout=[], layout_digest="", sha256="", examples=1, metrics={}, evaluated=0, evaluation={},
+        seconds=0.0, error="",
+    )  # fmt: skip
+    parts = codec.split("update", {**update.to_header(), **header}, payload, part_bytes=SMALL_PARTS)
     return [replace(part, user_id=sender) for part in parts]
 
 
@@ -96,26 +103,73 @@ def test_read_from_is_the_first_part_of_what_is_unfinished(spool):
     for part in (*unfinished, whole):
         spool.take(part)
     assert spool.read_from(whole.offset) == unfinished[0].offset
-    spool.forget_older(1)
+    spool.forget_outside(1, 5)
     assert spool.read_from(whole.offset) == whole.offset + 1
+
+
+def test_what_is_no_update_is_never_held(spool):
+    (broken,) = take_all(spool, message(BIG, junk=[0] * 1000)[:1])
+    assert "fields" in broken.reason
+    assert spool.read_from(100) == 101
+
+
+def test_an_empty_payload_in_parts_is_refused(spool):
+    head, *_ = message(BIG)
+    (broken,) = take_all(spool, [replace(head, nbytes=len(head.body), parts=2)])
+    assert "payload" in broken.reason
+
+
+def test_hundreds_of_large_updates_cost_one_descriptor(spool):
+    before = len(os.listdir("/proc/self/fd"))
+    arrivals = take_all(spool, [part for n in range(300) for part in message(BIG, f"site-{n}")])
+    views = [spool.payload(arrival.key) for arrival in arrivals]
+    assert len(views) == 300
+    assert all(bytes(view) == BIG for view in views)
+    assert len(os.listdir("/proc/self/fd")) <= before + 4
+
+
+def test_room_that_was_given_back_is_used_again(spool):
+    spool.limit = len(BIG)
+    for _ in range(50):
+        (arrival,) = take_all(spool, message(BIG))
+        assert bytes(spool.payload(arrival.key)) == BIG
+        spool.discard(arrival.key)
+    assert spool._slots._end <= 2 * len(BIG)
+
+
+def test_unfinished_messages_are_bounded_by_number_and_by_their_headers(spool):
+    for _ in range(QUOTA_MESSAGES + 50):
+        spool.take(message(BIG, "flood")[0])
+    assert len(spool._unfinished) == QUOTA_MESSAGES
+    heavy = {"metrics": {}, "error": "x" * 900_000}
+    for _ in range(QUOTA_MESSAGES):
+        spool.take(message(BIG, "heavy", **heavy)[0])
+    held = [arrival for key, arrival in spool._unfinished.items() if key[0] == "heavy"]
+    assert sum(arrival.header_bytes for arrival in held) < 64 << 20
+
+
+def test_a_base_that_does_not_exist_yet_is_not_kept(spool):
+    spool.take(log_of(message(BIG, version=2**62))[0])
+    spool.forget_outside(0, 3)
+    assert not spool._unfinished
 
 
 def test_a_flooding_site_loses_only_its_own(spool):
     spool.limit = 5 * codec.PART_BYTES
+    most = QUOTA_PAYLOADS * spool.limit
     patient = message(BIG, "patient")
     spool.take(patient[0])
-    for _ in range(QUOTA_MESSAGES + 3):
+    for _ in range(QUOTA_PAYLOADS + 3):
         head = message(BIG, "flood")[0]
         spool.take(replace(head, nbytes=spool.limit))
-    assert len([key for key in spool._unfinished if key[0] == "flood"]) <= QUOTA_MESSAGES
+    assert sum(a.cost for key, a in spool._unfinished.items() if key[0] == "flood") <= most
     (arrival,) = take_all(spool, patient[1:])
     assert bytes(spool.payload(arrival.key)) == BIG
 
 
-def test_payload_outlives_its_discarding_and_leaves_no_file(spool, tmp_path):
+def test_what_is_discarded_is_gone_and_leaves_no_file(spool, tmp_path):
     (arrival,) = take_all(spool, message(BIG))
-    payload = spool.payload(arrival.key)
+    assert bytes(spool.payload(arrival.key)) == BIG
     spool.discard(arrival.key)
     assert spool.payload(arrival.key) is None
-    assert bytes(payload) == BIG
     assert list(tmp_path.iterdir()) == []
