@@ -19,8 +19,8 @@ def message(payload, sender="a", **header):
     """A message's parts, as its sender published them."""
     update = Update(
         federation="f", run="r", id="i", work="train", client="a/0", worker="w", round=1, version=0,
-        digest="d", turn=0, layout=[], layout_digest="", sha256="", examples=1, metrics={}, evaluated=0, evaluation={},
-        seconds=0.0, error="",
+        digest="d", turn=0, layout=[], layout_digest="", sha256="", examples=1, metrics={},
+        evaluated=0, evaluation={}, seconds=0.0, error="",
     )  # fmt: skip
     parts = codec.split("update", {**update.to_header(), **header}, payload, part_bytes=SMALL_PARTS)
     return [replace(part, user_id=sender) for part in parts]
