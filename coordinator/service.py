@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import queue
-import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf
 
 from coordinator.config import Config, differences
@@ -39,6 +38,7 @@ from coordinator.moves import (
     Tick,
 )
 from coordinator.output import Output
+from coordinator.presence import presence_in
 from coordinator.reading import read_log, read_until
 from coordinator.results import Results
 from coordinator.retention import Room
@@ -48,8 +48,8 @@ from coordinator.state.port import StateStore
 from shared import codec
 from shared.broker.port import FIRST, Broker, Delivery, Part, Publication, Subscription, new_id
 from shared.errors import ConfigError, FederationFailed, JournalError, MessageError
-from shared.messages import Assignment, Mark, Presence
-from shared.topology import Topology, check_slug
+from shared.messages import Assignment, Mark
+from shared.topology import Topology
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +57,6 @@ log = logging.getLogger(__name__)
 MIRROR_S = 0.1
 #: Parts of the results log in hand at one time: prefetch × part size stays at 32 MiB.
 PREFETCH = 8
-#: A presence that would make more than these is passed over: names cost queues and journal entries.
-MAX_SITES = 2_000
-MAX_CLIENTS = 20_000
-PARTITION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: Entries that a new leader may write before it has published again what is unsure.
 PASSING = ("registered", "present", "absent")
 Handler = Callable[[Delivery], None]
@@ -289,23 +285,14 @@ class Coordinator:
         self._feed(Answered(self._clock(), answer, part.offset, self._results.read_from(part.offset)))
 
     def _presence(self, delivery: Delivery) -> None:
-        part = delivery.part
         try:
-            codec.check_part(part)
-            presence = Presence.from_header(codec.decode(part.body)[0])
-            site = check_slug("site", presence.site)
-            partitions = _checked_partitions(presence.partitions)
-            if site not in self._state.sites and len(self._state.sites) >= MAX_SITES:
-                raise ConfigError(f"there are {MAX_SITES} sites already")
-        except (MessageError, ConfigError) as error:
-            log.warning("presence from login %r passed over: %s", part.user_id, error)
-            return
-        if self._config.security.attest and part.user_id != site:
-            log.warning("presence for site %r came from login %r: passed over", site, part.user_id)
+            presence = presence_in(delivery.part, self._state.sites, self._config.security.attest)
+        except MessageError as error:
+            log.warning("presence from login %r passed over: %s", delivery.part.user_id, error)
             return
         now = self._clock()
-        self._mirror.worker(f"{site}/{presence.worker}", now, presence.doing, presence.answered)
-        self._feed(Seen(now, site, partitions))
+        self._mirror.worker(f"{presence.site}/{presence.worker}", now, presence.doing, presence.answered)
+        self._feed(Seen(now, presence.site, tuple(presence.partitions)))
 
     def _dead(self, delivery: Delivery) -> None:
         try:
@@ -389,19 +376,3 @@ def waiting_for(state: State) -> str:
     missing = missing_sites(state)
     lacking = f"; missing to evaluate: {', '.join(missing)}" if missing else ""
     return f"waiting for clients: {len(state.trainable)} of {wanted(state)} are here{names}{lacking}"
-
-
-def _checked_partitions(names: Sequence[str]) -> tuple[str, ...]:
-    """The names if they are usable.
-
-    Raises:
-        ConfigError: one of them is not.
-    """
-    if len(names) > MAX_CLIENTS:
-        raise ConfigError(f"it names {len(names)} partitions, at most {MAX_CLIENTS} are taken")
-    for name in names:
-        if not PARTITION.fullmatch(name):
-            raise ConfigError(
-                f"partition {name[:64]!r} is no usable name: take 1 to 64 of A-Z, a-z, 0-9, _ . -"
-            )
-    return tuple(names)
