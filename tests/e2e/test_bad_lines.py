@@ -142,15 +142,17 @@ def test_line_that_freezes_for_a_moment_loses_nothing(fed, line_to, undisturbed,
     line = line_to(bytes_per_s=40 * MB)
     toml = fed.write(sites, federation={"rounds": 1}, evaluation={"last": False})
     coordinator = fed.coordinate(toml)
-    for site in sites:
-        fed.worker(site, broker_url=through(line, fed.broker_url))
-    for amount in (3 * MB, 15 * MB):
-        wait_for(lambda amount=amount: line.passed["up"] > amount, timeout_s=30, what="an upload")
-        line.freeze(0.7)
+    workers = [fed.worker(site, broker_url=through(line, fed.broker_url)) for site in sites]
+    wait_for(lambda: line.passed["up"] > 3 * MB, timeout_s=30, what="the first model")
+    before = [fed.said(worker) for worker in workers]
+    line.freeze(0.7)
+    wait_for(lambda: line.passed["up"] > 15 * MB, timeout_s=30, what="an update")
+    line.freeze(0.7)
     finished(fed, coordinator)
     assert digests(fed) == undisturbed[:2]
     counted_once(fed, PAIR)
-    assert all("lost the connection" not in fed.said(process) for process in fed.processes)
+    for worker, earlier in zip(workers, before, strict=True):
+        assert "lost the connection" not in fed.said(worker).removeprefix(earlier)
 
 
 def test_lines_that_freeze_for_ever_are_found_dead(fed, line_to, undisturbed, wait_for):
