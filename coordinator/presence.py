@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 
 from shared import codec
 from shared.broker.port import Part
 from shared.errors import MessageError
 from shared.messages import Presence
+from shared.partitions import expand
 from shared.topology import SLUG
 
 #: A presence that would make more than these is passed over.
@@ -18,7 +20,9 @@ PARTITION = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def presence_in(part: Part, sites: Collection[str], attest: bool) -> Presence:
-    """The presence in a part; `sites` are those that are known, `attest`: a login speaks for its site only.
+    """The presence in a part, with its partitions one by one.
+
+    `sites` are those that are known; with `attest` a login speaks for its own site only.
 
     Raises:
         MessageError: it is none, or says what it may not.
@@ -32,11 +36,10 @@ def presence_in(part: Part, sites: Collection[str], attest: bool) -> Presence:
         raise MessageError(f"this login does not speak for site {site!r}")
     if site not in sites and len(sites) >= MAX_SITES:
         raise MessageError(f"there are {MAX_SITES} sites already")
-    if len(presence.partitions) > MAX_CLIENTS:
-        raise MessageError(f"it names {len(presence.partitions)} partitions, at most {MAX_CLIENTS} are taken")
-    for name in presence.partitions:
-        if not isinstance(name, str) or not PARTITION.fullmatch(name):
+    names = expand(presence.partitions, MAX_CLIENTS)
+    for name in names:
+        if not PARTITION.fullmatch(name):
             raise MessageError(
-                f"partition {str(name)[:64]!r} is no usable name: take 1 to 64 of A-Z, a-z, 0-9, _ . -"
+                f"partition {name[:64]!r} is no usable name: take 1 to 64 of A-Z, a-z, 0-9, _ . -"
             )
-    return presence
+    return replace(presence, partitions=names)

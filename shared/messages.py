@@ -128,7 +128,7 @@ class Update(Message):
 
 @dataclass(frozen=True)
 class Presence(Message):
-    """A worker says that it is there, for which partitions, and what it does."""
+    """A worker says that it is there, for which partitions (see `shared.partitions`), and what it does."""
 
     KIND: ClassVar[str] = "presence"
     federation: str

@@ -20,6 +20,7 @@ from shared import codec
 from shared.broker.port import Broker, Delivery, Part, Publication
 from shared.errors import BrokerError, MessageError, NotDeclaredError, UnroutableError
 from shared.messages import MAX_REASON_CHARS, Assignment, Presence, Update
+from shared.partitions import compact
 from shared.topology import Topology
 from shared.weights import Weights, subtract
 from worker.answers import Answer, Answers
@@ -60,6 +61,7 @@ class Worker:
         self._broker = broker
         self._trainer = trainer
         self._partitions = partitions
+        self._announced = compact(partitions)
         self._grace_s = grace_s
         self._presence_s = presence_s
         self._name = f"{socket.gethostname()}-{os.getpid()}"
@@ -112,7 +114,7 @@ class Worker:
 
     def _publish_presence(self, doing: str) -> None:
         presence = Presence(
-            self._topology.federation, self._site, self._name, list(self._partitions), doing, self._answered
+            self._topology.federation, self._site, self._name, self._announced, doing, self._answered
         )
         part = Part.single(Presence.KIND, codec.encode(presence.to_header()))
         self._broker.publish([Publication(self._topology.presence, self._site, part)])

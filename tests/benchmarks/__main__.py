@@ -23,8 +23,10 @@ from rich.table import Table
 from tests.services import RabbitNode, RedisServer
 
 HERE = Path(__file__).parent
+#: So many clients are one site's, with this many workers; fewer are sites of their own.
+GATEWAY, GATEWAY_WORKERS = 50, 3
 #: Clients, parameters (float32), rounds.
-CASES = [(2, 1_000, 60), (10, 1_000, 60), (10, 1_000_000, 20), (4, 25_000_000, 5), (10, 25_000_000, 4)]
+CASES = [(2, 1_000, 60), (10, 1_000, 60), (10, 1_000_000, 20), (4, 25_000_000, 5), (GATEWAY, 25_000_000, 4)]
 MODEL_BYTES = 4
 SAMPLE_S = 0.02
 
@@ -100,7 +102,7 @@ def measure(broker: str, urls: list[str], clients: int, parameters: int, rounds:
         lines = [
             json.loads(line) for line in (Path(folder) / "out" / "history.jsonl").read_text().splitlines()
         ]
-    seconds = [line["seconds"] for line in lines[3:]]
+    seconds = [line["seconds"] for line in lines[3:]]  # version 0, and two rounds to warm up
     return Result(
         broker, clients, parameters, len(seconds), statistics.median(seconds), min(seconds), max(seconds),
         peaks.own, peaks.child,
@@ -108,13 +110,15 @@ def measure(broker: str, urls: list[str], clients: int, parameters: int, rounds:
 
 
 def document(clients: int, parameters: int, rounds: int) -> str:
+    names = ["gateway"] if clients == GATEWAY else [f"s{number}" for number in range(clients)]
+    loader, workers = ("fifty", GATEWAY_WORKERS) if clients == GATEWAY else ("nothing", 1)
     sites = "".join(
-        f'[[local.sites]]\nname = "s{number}"\ndata = "{HERE / "echo.py"}:nothing"\n'
-        for number in range(clients)
+        f'[[local.sites]]\nname = "{name}"\ndata = "{HERE / "echo.py"}:{loader}"\nworkers = {workers}\n'
+        for name in names
     )
     return (
         f'[federation]\nname = "bench"\nrounds = {rounds}\n'
-        f"[cohort]\nmin_clients = {clients}\n"
+        f"[cohort]\nmin_clients = {clients}\ndeadline_s = 600\n"
         "[evaluation]\neach_round = false\nlast = false\n"
         f'[local]\ntrainer = "{HERE / "echo.py"}:Echo"\nparams = {{ parameters = {parameters} }}\n{sites}'
     )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
+
+from coordinator.config import Config, load, parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,3 +48,20 @@ def test_readme_shows_the_trainer_as_the_file_has_it():
     example = (ROOT / "deploy" / "own_trainer.py").read_text()
     begin = example.index("class LinearRegression")
     assert example[begin : example.index("def patients")].strip() in shown
+
+
+def test_readme_s_tables_are_configurations():
+    for block in re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
+        parse(tomllib.loads(block), "README.md")
+
+
+def test_example_federations_are_configurations():
+    for file in (ROOT / "deploy" / "federations").glob("*.toml"):
+        assert load(file).name == file.stem
+
+
+def test_readme_names_every_key():
+    shown = (ROOT / "README.md").read_text()
+    for table, field in Config.model_fields.items():
+        for key in getattr(field.annotation, "model_fields", {}):
+            assert f"{table}.{key}" in shown or f"`.{key}`" in shown or f"`{key}`" in shown, f"{table}.{key}"

@@ -28,6 +28,7 @@ def part(login="a", **changes):
 
 def test_a_presence_comes_through():
     assert presence_in(part(), (), attest=True).partitions == ["0"]
+    assert presence_in(part(partitions=["0:2", "x"]), (), attest=True).partitions == ["0", "1", "2", "x"]
     assert presence_in(part(login="other"), (), attest=False).site == "a"
 
 
@@ -37,7 +38,8 @@ def test_a_presence_comes_through():
         ({"site": "Not A Slug"}, "no name of a site"),
         ({"partitions": ["../../etc"]}, "no usable name"),
         ({"partitions": ["x" * 65]}, "no usable name"),
-        ({"partitions": [str(n) for n in range(MAX_CLIENTS + 1)]}, "at most"),
+        ({"partitions": [f"0:{MAX_CLIENTS}"]}, "more than"),
+        ({"partitions": ["b:a"]}, "no usable name"),
         ({"partitions": [1]}, "must be str"),
         ({"answered": "many"}, "must be int"),
     ],
