@@ -93,10 +93,10 @@ class Service(ABC):
         """
         if self.name in self._running:
             return
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="warren-"))
-            self._guard = _guard(self._folder)
         try:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="warren-"))
+                self._guard = _guard(self._folder)
             self._launch()
             self._wait_until_up()
         except BaseException:
