@@ -20,7 +20,9 @@ def connect(url: str, federation: str) -> StateStore:
 
         return RedisStore(url, federation)
     if separator and scheme != "file":
-        raise ConfigError(f"a state URL of kind {scheme}:// is not known: give redis://…, rediss://… or a folder")
+        raise ConfigError(
+            f"a state URL of kind {scheme}:// is unknown: give redis://…, rediss://… or a folder"
+        )
     from coordinator.state.sqlite import SqliteStore
 
     return SqliteStore(Path(rest if separator else url), federation)

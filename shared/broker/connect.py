@@ -27,7 +27,9 @@ def connect(
 
         return rabbit.connect(url, patience_s=patience_s, persist=True, stop=stop)
     if separator and scheme != "file":
-        raise ConfigError(f"a broker URL of kind {scheme}:// is not known: give amqp://…, amqps://… or a folder")
+        raise ConfigError(
+            f"a broker URL of kind {scheme}:// is unknown: give amqp://…, amqps://… or a folder"
+        )
     from shared.broker import embedded
 
     return embedded.connect(Path(rest if separator else url), login, stop)
