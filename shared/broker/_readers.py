@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -61,7 +62,7 @@ class Settle:
             log.debug("a delivery of a connection that is gone was settled")
 
 
-class Reader:
+class Reader(ABC):
     """Base of both subscriptions: keeps a channel with one consumer on a link. A `Resident`.
 
     `started` is done when deliveries may come, or when the wait for the queue has begun; `forget` is called
@@ -196,13 +197,15 @@ class Reader:
         """Ends the channel, and then `_gone`."""
         channel.close()
 
+    @abstractmethod
     def _arguments(self) -> dict[str, object]:
-        raise NotImplementedError
+        """The arguments of its `basic.consume`."""
 
+    @abstractmethod
     def _take(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         """Something came: hands it out, now or later."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _on_deleted(self) -> None:
         """The queue is gone with all that it held."""
 
@@ -217,6 +220,9 @@ class Consumer(Reader):
         settle = Settle(self._link, channel, method.delivery_tag, lambda: None)
         count = number(headers_of(properties), "x-delivery-count", int(method.redelivered))
         self._hand_out(Delivery(part_of(properties, body), settle.ack, settle.give_back, count))
+
+    def _on_deleted(self) -> None:
+        """Nothing of it is remembered here."""
 
 
 class Follower(Reader):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Terms:
     forget: Callable[[Subscription], None]
 
 
-class Subscription:
+class Subscription(ABC):
     """Hands out to one sink while credit lasts. Base of the two kinds.
 
     `held` are the offsets that are out, each with its row's `returns`. Settling one takes it from there in
@@ -100,14 +101,17 @@ class Subscription:
                 raise
             self._terms.sink(delivery)
 
+    @abstractmethod
     def _take(self, room: int) -> list[Row]:
-        raise NotImplementedError
+        """The next rows, at most `room` of them, held from now on."""
 
+    @abstractmethod
     def _delivery(self, row: Row) -> Delivery:
-        raise NotImplementedError
+        """The row as it is handed out."""
 
+    @abstractmethod
     def _return(self, offsets: Sequence[int]) -> None:
-        raise NotImplementedError
+        """Gives what is held back."""
 
 
 class Follower(Subscription):
