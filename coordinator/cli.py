@@ -1,16 +1,31 @@
-"""The command line `warren`. What a command needs is imported when it runs, so that help comes at once."""
+"""The command line `warren`, and the commands that lead. The others are in `coordinator.reading_cli`.
+
+What a command needs is imported when it runs, so that help comes at once.
+"""
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from coordinator import reading_cli
+from coordinator.options import (
+    BrokerOption,
+    FileArgument,
+    FormatOption,
+    FreshOption,
+    JsonOption,
+    OutOption,
+    SetOption,
+    StateOption,
+    ThreadsOption,
+    VerboseOption,
+)
 from shared.errors import ConfigError
 from shared.observability import LogFormat, set_up
 
@@ -24,30 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated learning over a message queue: run, look at, and take models out of federations.",
 )
-
-FileArgument = Annotated[Path, typer.Argument(help="The federation's TOML file.")]
-TargetArgument = Annotated[
-    Path | None, typer.Argument(help="A run's folder, or a TOML file (or use --federation).")
-]
-BrokerOption = Annotated[
-    str,
-    typer.Option(help="amqp://USER:PASSWORD@HOST/VHOST; embedded if not given.", envvar="WARREN_BROKER_URL"),
-]
-StateOption = Annotated[
-    str, typer.Option(help="redis://HOST/DB; beside the run if not given.", envvar="WARREN_STATE_URL")
-]
-OutOption = Annotated[
-    Path | None, typer.Option(help="Folder for model, history and logs.", show_default="runs/NAME")
-]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Overrides a key: cohort.minimum=3.")]
-FreshOption = Annotated[
-    bool, typer.Option("--fresh", help="Delete the federation's logs first, and begin anew.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-FormatOption = Annotated[LogFormat, typer.Option(help="Lines for people, or JSON for machines.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
-FederationOption = Annotated[str, typer.Option(help="The federation's name, instead of a file.")]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads that fold; the bits do not depend on it.")]
 
 
 @app.command()
@@ -117,68 +108,8 @@ def coordinate(
     sys.exit(code)
 
 
-@app.command()
-def status(
-    target: TargetArgument = None,
-    federation: FederationOption = "",
-    broker: BrokerOption = "",
-    state: StateOption = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Shows where a federation stands: round, sites, workers, what was refused and why, what is kept."""
-    from coordinator import reports
-    from coordinator.kept import kept
-
-    set_up()
-    with _opened(target, federation, broker, state) as place:
-        standing = reports.standing(place.federation, place.store().read())
-        standing["kept"] = kept(place, standing["history"])
-    if as_json:
-        print(json.dumps(standing))
-    else:
-        reports.print_standing(standing)
-
-
-@app.command()
-def log(
-    target: TargetArgument = None,
-    federation: FederationOption = "",
-    broker: BrokerOption = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Prints the closed rounds, newest first: version, digest, parent, who contributed, what was refused."""
-    from coordinator import reports
-
-    set_up()
-    with _opened(target, federation, broker, "") as place:
-        versions = reports.versions(place.broker(), place.topology)
-    for version in versions:
-        print(json.dumps(version) if as_json else reports.version_text(version), flush=True)
-
-
-@app.command()
-def export(
-    target: TargetArgument = None,
-    version: Annotated[
-        int | None, typer.Option(min=0, help="Which version.", show_default="the last")
-    ] = None,
-    to: Annotated[Path, typer.Option(help="The .npz file to write.")] = Path("model.npz"),
-    federation: FederationOption = "",
-    broker: BrokerOption = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Writes a version of the global model, from the log, to an .npz file with the tensors by name."""
-    from coordinator import reports
-    from coordinator.models import write_weights
-
-    set_up()
-    with _opened(target, federation, broker, "") as place:
-        number, weights = reports.model(place.broker(), place.topology, version)
-    write_weights(to, weights)
-    if as_json:
-        print(json.dumps({"version": number, "digest": weights.digest, "file": str(to)}))
-    else:
-        print(f"version {number} (digest {weights.digest[:12]}) is in {to}")
+for command in reading_cli.COMMANDS:
+    app.command()(command)
 
 
 # --- what the commands share
@@ -199,12 +130,6 @@ def _prepared(
     set_up(log_format, verbose=verbose)
     config = load(file, overrides or ())
     return config, Target.of_run(config, out, broker, state)
-
-
-def _opened(target: Path | None, federation: str, broker: str, state: str) -> Target:
-    from coordinator.target import Target
-
-    return Target.of_arguments(target, federation, broker, state)
 
 
 def _lead(
