@@ -29,8 +29,6 @@ from shared.weights import DTYPES, Array, Buffer, Layout, Tensor, Weights
 
 Block = npt.NDArray[np.float64]
 
-#: Elements that are folded at one time; measured: below it calls cost, far above it caches miss.
-BLOCK = 1 << 17
 #: The extreme float64s that are int64s.
 _MIN_INT64, _MAX_INT64 = -(2.0**63), 2.0**63 - 1024
 
@@ -76,7 +74,7 @@ def check_model(layout: Layout) -> None:
     if not layout.tensors:
         raise MessageError("the model has no tensors: nothing could be trained")
     for tensor in layout.tensors:
-        _folded_as(tensor)
+        folded_as(tensor)
 
 
 def finite(layout: Layout, payload: Buffer) -> str | None:
@@ -111,13 +109,13 @@ def _first_misfit(layout: Layout, payload: Buffer, fit: Callable[[Array, Array],
     """The tensor of the first float value that does not fit, block by block."""
     _check_length(layout, payload, "the payload")
     room = np.empty(BLOCK, bool)
-    for block in _blocks(_runs(layout), BLOCK):
+    for block in blocks(runs(layout), BLOCK):
         if block.dtype.kind != "f":
             continue
-        values = _view(payload, block.dtype)[block.start : block.stop]
+        values = view(payload, block.dtype)[block.start : block.stop]
         fits = fit(values, room[: values.size])
         if not fits.all():
-            return _tensor_at(layout, (block.start + int(fits.argmin())) * block.dtype.itemsize)
+            return tensor_at(layout, (block.start + int(fits.argmin())) * block.dtype.itemsize)
     return None
 
 
@@ -160,45 +158,12 @@ def aggregate(
         state,
         {name: np.empty_like(slot) for name, slot in state.items()},
     )
-    fold.run(_blocks(_runs(layout), block), threads)
+    fold.run(blocks(runs(layout), block), threads)
     if bad := finite(layout, payload):
         raise FederationFailed(
             f"the updates would make tensor {bad!r} infinite: leave out the site they are of"
         )
     return Weights(layout, payload), fold.new_state
-
-
-#: Folds a block of every delta into `total`, by their weights and the divisor; `term` is scratch.
-Rule = Callable[[Sequence[Array], Sequence[float], float, Block, Block], None]
-
-
-def _mean(
-    deltas: Sequence[Array], weights: Sequence[float], divisor: float, total: Block, term: Block
-) -> None:
-    total[...] = deltas[0]
-    total *= weights[0]
-    for delta, weight in zip(deltas[1:], weights[1:], strict=True):
-        # Widened first and then multiplied in place: faster than a multiplication that casts on its way.
-        term[...] = delta
-        term *= weight
-        total += term
-    total /= divisor
-
-
-RULES: Mapping[str, Rule] = {"mean": _mean}
-
-
-@dataclass(slots=True)
-class _Run:
-    """Neighbouring elements of one dtype; `start` and `stop` count elements of it from the payload's begin.
-
-    `slot` is how many float elements of the model lie before it.
-    """
-
-    dtype: np.dtype[Any]
-    start: int
-    stop: int
-    slot: int
 
 
 @dataclass(frozen=True)
@@ -215,12 +180,12 @@ class _Fold:
     state: OptimizerState
     new_state: OptimizerState
 
-    def run(self, blocks: Sequence[_Run], threads: int) -> None:
+    def run(self, blocks: Sequence[Run], threads: int) -> None:
         count = max(1, min(threads, len(blocks)))
         with ThreadPoolExecutor(count) as pool:
             list(pool.map(self._stripe, [blocks[i::count] for i in range(count)]))
 
-    def _stripe(self, blocks: Sequence[_Run]) -> None:
+    def _stripe(self, blocks: Sequence[Run]) -> None:
         size = max((block.stop - block.start for block in blocks), default=0)
         scratch = np.empty((3 + len(self.state), size))
         views: dict[np.dtype[Any], tuple[Array, Array, list[Array]]] = {}
@@ -232,10 +197,10 @@ class _Fold:
                 self._fold(block, scratch[:, : block.stop - block.start], *views[block.dtype])
 
     def _views(self, dtype: np.dtype[Any]) -> tuple[Array, Array, list[Array]]:
-        deltas = [_view(delta, dtype) for delta in self.deltas]
-        return _view(self.base, dtype), _view(self.payload, dtype), deltas
+        deltas = [view(delta, dtype) for delta in self.deltas]
+        return view(self.base, dtype), view(self.payload, dtype), deltas
 
-    def _fold(self, block: _Run, scratch: Block, base: Array, out: Array, deltas: Sequence[Array]) -> None:
+    def _fold(self, block: Run, scratch: Block, base: Array, out: Array, deltas: Sequence[Array]) -> None:
         place = slice(block.start, block.stop)
         mean, room, x, *slots = scratch
         self.rule([delta[place] for delta in deltas], self.weights, self.divisor, mean, room)
@@ -254,46 +219,6 @@ class _Fold:
         self.optimizer.step(x, mean, named, room)
         for name, slot in named.items():
             self.new_state[name][place] = slot
-
-
-def _runs(layout: Layout) -> list[_Run]:
-    runs: list[_Run] = []
-    floats = 0
-    for tensor in layout.tensors:
-        if not tensor.size:
-            continue
-        dtype = _folded_as(tensor)
-        start = tensor.offset // dtype.itemsize
-        if not runs or runs[-1].dtype != dtype or runs[-1].stop != start:
-            runs.append(_Run(dtype, start, start, floats))
-        runs[-1].stop += tensor.size
-        floats += tensor.size if dtype.kind == "f" else 0
-    return runs
-
-
-def _blocks(runs: Iterable[_Run], size: int) -> list[_Run]:
-    return [
-        _Run(run.dtype, start, min(start + size, run.stop), run.slot + start - run.start)
-        for run in runs
-        for start in range(run.start, run.stop, size)
-    ]
-
-
-def _folded_as(tensor: Tensor) -> np.dtype[Any]:
-    """The dtype whose arithmetic folds the tensor: unsigned numbers' deltas are signed."""
-    dtype = DTYPES[tensor.dtype]
-    if dtype.kind not in "fiu":
-        raise MessageError(f"tensor {tensor.name!r} is {tensor.dtype}, which has no mean: leave it out")
-    return DTYPES[tensor.dtype.removeprefix("u")]
-
-
-def _view(buffer: Buffer, dtype: np.dtype[Any]) -> Array:
-    """The whole items of that dtype in a buffer."""
-    return np.frombuffer(buffer, dtype, memoryview(buffer).nbytes // dtype.itemsize)
-
-
-def _tensor_at(layout: Layout, byte: int) -> str:
-    return next(t.name for t in layout.tensors if t.offset <= byte < t.offset + t.nbytes)
 
 
 def _divisor(contributions: Sequence[Contribution], normalise: Literal["weights", "count"]) -> float:

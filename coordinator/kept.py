@@ -68,7 +68,7 @@ def kept_text(kept: Mapping[str, Any]) -> str:
 
 def _oldest(broker: Broker, topology: Topology, exchange: str, kind: str) -> int | None:
     """The version that the first whole message of a kind in a log is about."""
-    for part in read_log(broker, exchange, topology.federation, FIRST, PATIENCE_S):
+    for part in read_log(broker, exchange, topology.federation, FIRST, silence_s=PATIENCE_S):
         # What stands before a message's part 0 is the rest of one whose beginning was dropped.
         version = _version(part.body) if part.part == 0 and part.kind == kind else None
         if version is not None:

@@ -7,11 +7,11 @@ import logging
 import os
 import secrets
 import socket
-import threading
 from pathlib import Path
 
 from coordinator.state.port import StateStore
 from shared.errors import StateUnreachable
+from shared.runtime import THREADS, Flag, Runtime
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def is_dead(token: str) -> bool:
         return False
 
 
-def acquire(store: StateStore, token: str, stop: threading.Event, ttl_s: float = LEASE_S) -> bool:
+def acquire(store: StateStore, token: str, stop: Flag, ttl_s: float = LEASE_S) -> bool:
     """Waits for the lease; returns False if told to stop before.
 
     Raises:
@@ -87,18 +87,19 @@ def describe(token: str) -> str:
 class Keeper:
     """Renews the lease from a thread of its own, whatever the coordinator is busy with."""
 
-    def __init__(self, store: StateStore, token: str, ttl_s: float = LEASE_S) -> None:
+    def __init__(
+        self, store: StateStore, token: str, ttl_s: float = LEASE_S, runtime: Runtime = THREADS
+    ) -> None:
         self._store = store
         self._token = token
         self._ttl_s = ttl_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
-        self._thread.start()
+        self._stop = runtime.flag()
+        self._task = runtime.start(self._run, "lease")
 
     def close(self) -> None:
         """Stops renewing, and gives the lease back."""
         self._stop.set()
-        self._thread.join()
+        self._task.join()
         try:
             self._store.release(self._token)
         except StateUnreachable as error:

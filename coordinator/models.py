@@ -24,6 +24,7 @@ from shared import codec
 from shared.broker.port import FIRST, Broker, Publication
 from shared.errors import ConfigError, JournalError, MessageError
 from shared.messages import RoundTask, check_protocol
+from shared.runtime import THREADS, Runtime
 from shared.topology import Topology
 from shared.weights import Buffer, Layout, Weights
 
@@ -52,13 +53,20 @@ class GlobalModel:
     """The version that the federation stands at. Driven by the coordinator's thread alone."""
 
     def __init__(
-        self, config: Config, broker: Broker, topology: Topology, optimizer: ServerOptimizer, threads: int
+        self,
+        config: Config,
+        broker: Broker,
+        topology: Topology,
+        optimizer: ServerOptimizer,
+        threads: int,
+        runtime: Runtime = THREADS,
     ) -> None:
         self._config = config
         self._broker = broker
         self._topology = topology
         self._optimizer = optimizer
         self._threads = threads
+        self._runtime = runtime
         staleness = config.staleness
         self._discount = discount(
             staleness.discount, exponent=staleness.exponent, a=staleness.a, b=staleness.b
@@ -187,7 +195,7 @@ class GlobalModel:
 
     def _find(self, digest: str) -> bool:
         """Loads the version with that digest, and its optimiser state, if the logs hold them."""
-        found = find_task(self._broker, self._topology, self._hint, digest)
+        found = find_task(self._broker, self._topology, self._hint, digest, self._runtime)
         if found is None:
             return False
         self._task, self.weights = found
@@ -205,7 +213,8 @@ class GlobalModel:
     def _find_checkpoint(self, digest: str) -> OptimizerState | None:
         topology = self._topology
         assembler = codec.Assembler(MAX_MODEL_BYTES)
-        for part in read_log(self._broker, topology.checkpoints, topology.federation, self._checkpoint):
+        start, runtime = self._checkpoint, self._runtime
+        for part in read_log(self._broker, topology.checkpoints, topology.federation, start, runtime):
             whole = assembler.feed(part)
             if whole is not None and whole[0].get("digest") == digest:
                 slots = Weights(Layout.from_wire(whole[0]["layout"]), whole[1])
@@ -213,9 +222,11 @@ class GlobalModel:
         return None
 
 
-def find_task(broker: Broker, topology: Topology, start: int, digest: str) -> tuple[TaskRef, Weights] | None:
+def find_task(
+    broker: Broker, topology: Topology, start: int, digest: str, runtime: Runtime = THREADS
+) -> tuple[TaskRef, Weights] | None:
     """The round task with that digest, read from `start` on; None if the log holds none."""
-    for ref, task, payload in tasks(broker, topology, start):
+    for ref, task, payload in tasks(broker, topology, start, runtime):
         if task.digest == digest:
             weights = Weights(Layout.from_wire(task.layout), payload)
             if weights.digest == digest:
@@ -223,11 +234,13 @@ def find_task(broker: Broker, topology: Topology, start: int, digest: str) -> tu
     return None
 
 
-def tasks(broker: Broker, topology: Topology, start: int) -> Iterator[tuple[TaskRef, RoundTask, Buffer]]:
+def tasks(
+    broker: Broker, topology: Topology, start: int, runtime: Runtime = THREADS
+) -> Iterator[tuple[TaskRef, RoundTask, Buffer]]:
     """The round tasks in the log, from `start` to its end; what is malformed is passed over."""
     assembler = codec.Assembler(MAX_MODEL_BYTES)
     offset = start
-    for part in read_log(broker, topology.rounds, topology.federation, start):
+    for part in read_log(broker, topology.rounds, topology.federation, start, runtime):
         if part.part == 0:
             offset = part.offset
         try:

@@ -9,13 +9,20 @@ from shared import codec
 from shared.broker.port import Broker, Delivery, Part, Publication, new_id
 from shared.errors import BrokerUnreachable
 from shared.messages import Mark
+from shared.runtime import THREADS, Inbox, Runtime
 
 #: A log that hands out nothing for so long, though our mark lies in it, has lost data behind our back.
 SILENCE_S = 60.0
 
 
 def read_log(
-    broker: Broker, exchange: str, federation: str, start: int, silence_s: float = SILENCE_S
+    broker: Broker,
+    exchange: str,
+    federation: str,
+    start: int,
+    runtime: Runtime = THREADS,
+    *,
+    silence_s: float = SILENCE_S,
 ) -> Iterator[Part]:
     """The parts of the exchange's log from `start` on, up to where it ended when this was called.
 
@@ -24,18 +31,24 @@ def read_log(
     """
     part = Part.single("mark", codec.encode(Mark(federation, new_id()).to_header()))
     broker.publish([Publication(exchange, "mark", part)])
-    yield from read_until(broker, f"{exchange}.log", start, part.message_id, silence_s)
+    yield from read_until(broker, f"{exchange}.log", start, part.message_id, runtime, silence_s=silence_s)
 
 
 def read_until(
-    broker: Broker, log: str, start: int, message_id: str, silence_s: float = SILENCE_S
+    broker: Broker,
+    log: str,
+    start: int,
+    message_id: str,
+    runtime: Runtime = THREADS,
+    *,
+    silence_s: float = SILENCE_S,
 ) -> Iterator[Part]:
     """The parts of a log from `start` on, up to and without the message with that id.
 
     Raises:
         BrokerUnreachable: the log stays silent before it.
     """
-    inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    inbox: Inbox[Delivery] = runtime.inbox()
     subscription = broker.follow(log, start, inbox.put)
     try:
         while True:

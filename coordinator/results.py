@@ -11,6 +11,7 @@ from coordinator.reading import read_log
 from coordinator.spool import Arrival, Key, Spool
 from shared.broker.port import Broker, Part
 from shared.errors import JournalError
+from shared.runtime import THREADS, Runtime
 from shared.topology import Topology
 from shared.weights import Buffer, Layout
 
@@ -18,11 +19,19 @@ from shared.weights import Buffer, Layout
 class Results:
     """Holds what arrived and may still count. `run` is the federation's run, once it is known."""
 
-    def __init__(self, spool: Spool, broker: Broker, topology: Topology, model: GlobalModel) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        broker: Broker,
+        topology: Topology,
+        model: GlobalModel,
+        runtime: Runtime = THREADS,
+    ) -> None:
         self._spool = spool
         self._broker = broker
         self._topology = topology
         self._model = model
+        self._runtime = runtime
         self._layouts: dict[str, Layout] = {}
         self.run = ""
 
@@ -85,7 +94,8 @@ class Results:
     def _reread(self, rows: Sequence[Closed]) -> None:
         missing = {_key(row) for row in rows}
         start = min(row.offset for row in rows)
-        for part in read_log(self._broker, self._topology.results, self._topology.federation, start):
+        topology = self._topology
+        for part in read_log(self._broker, topology.results, topology.federation, start, self._runtime):
             key = (part.user_id, part.message_id)
             if key in missing and self.take(part) is not None:
                 missing.discard(key)

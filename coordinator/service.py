@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import queue
 import secrets
-import threading
-import time
 from collections.abc import Callable
 from math import inf
 
@@ -49,6 +47,7 @@ from shared import codec
 from shared.broker.port import FIRST, Broker, Delivery, Part, Publication, Subscription, new_id
 from shared.errors import ConfigError, FederationFailed, JournalError, MessageError
 from shared.messages import Assignment, Mark
+from shared.runtime import THREADS, Flag, Inbox, Runtime
 from shared.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -74,8 +73,8 @@ class Coordinator:
         output: Output,
         spool: Spool,
         token: str,
-        stop: threading.Event | None = None,
-        clock: Callable[[], float] = time.time,
+        stop: Flag | None = None,
+        runtime: Runtime = THREADS,
     ) -> None:
         self._config = config
         self._broker = broker
@@ -83,16 +82,17 @@ class Coordinator:
         self._model = model
         self._output = output
         self._token = token
-        self._stop = stop or threading.Event()
-        self._clock = clock
+        self._runtime = runtime
+        self._stop = stop or runtime.flag()
+        self._clock = runtime.time
         self._topology = Topology(config.name)
         self._journal = Writer(broker, self._topology, token)
         self._mirror = Mirror(store, token)
-        self._results = Results(spool, broker, self._topology, model)
+        self._results = Results(spool, broker, self._topology, model, runtime)
         self._dispatch = Dispatch(config, broker, self._topology, model)
         self._room = Room(config)
         self._state = State(config.rules())
-        self._inbox: queue.SimpleQueue[tuple[Handler, Delivery] | None] = queue.SimpleQueue()
+        self._inbox: Inbox[tuple[Handler, Delivery] | None] = runtime.inbox()
         self._skip_to = -1
         self._mark = ""
         self._unsure: frozenset[str] = frozenset()
@@ -113,7 +113,7 @@ class Coordinator:
         """
         if not acquire(self._store, self._token, self._stop):
             return 130
-        keeper = Keeper(self._store, self._token)
+        keeper = Keeper(self._store, self._token, runtime=self._runtime)
         subscriptions: list[Subscription] = []
         try:
             self._recover()
@@ -191,7 +191,7 @@ class Coordinator:
         reader = Reader()
         now = self._clock()
         mark = self._publish_mark(self._topology.events)
-        for part in read_until(self._broker, self._topology.events_log, FIRST, mark):
+        for part in read_until(self._broker, self._topology.events_log, FIRST, mark, self._runtime):
             self._replay(reader.feed(part))
         self._check_config()
         self._journal.lead(now, describe(self._token))
@@ -224,7 +224,8 @@ class Coordinator:
 
     def _own_epoch(self, reader: Reader) -> int:
         """Reads on to our own `leader` entry; what others wrote before it counts as well."""
-        for part in read_log(self._broker, self._topology.events, self._config.name, max(reader.epoch, 0)):
+        start = max(reader.epoch, 0)
+        for part in read_log(self._broker, self._topology.events, self._config.name, start, self._runtime):
             self._replay(reader.feed(part))
         if reader.leader != self._token:
             raise JournalError("another coordinator took the lead at the same moment; start this one again")
@@ -361,7 +362,7 @@ class Coordinator:
 
     def _write_mirror(self, at_once: bool = False) -> None:
         """The store follows in steps of MIRROR_S, so that it costs a busy federation little."""
-        now = time.monotonic()
+        now = self._runtime.monotonic()
         if at_once or now - self._written_at > MIRROR_S:
             self._mirror.write(self._state, self._output.history, waiting_for(self._state))
             self._written_at = now

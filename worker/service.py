@@ -11,8 +11,6 @@ import logging
 import os
 import queue
 import socket
-import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +19,7 @@ from shared.broker.port import Broker, Delivery, Part, Publication
 from shared.errors import BrokerError, MessageError, NotDeclaredError, UnroutableError
 from shared.messages import MAX_REASON_CHARS, Assignment, Presence, Update
 from shared.partitions import compact
+from shared.runtime import THREADS, Inbox, Runtime
 from shared.topology import Topology
 from shared.weights import Weights, subtract
 from worker.answers import Answer, Answers
@@ -43,7 +42,10 @@ GRACE_S = 20.0
 
 
 class Worker:
-    """One process of a site. `run` returns when `stop` is called, from any thread or signal handler."""
+    """One process of a site. `run` returns when `stop` is called, from any thread or signal handler.
+
+    `name`: how it is known among its site's workers; by default by its machine and process.
+    """
 
     def __init__(
         self,
@@ -55,6 +57,8 @@ class Worker:
         *,
         grace_s: float = GRACE_S,
         presence_s: float = PRESENCE_S,
+        runtime: Runtime = THREADS,
+        name: str = "",
     ) -> None:
         self._topology = Topology(federation)
         self._site = site
@@ -64,10 +68,11 @@ class Worker:
         self._announced = compact(partitions)
         self._grace_s = grace_s
         self._presence_s = presence_s
-        self._name = f"{socket.gethostname()}-{os.getpid()}"
-        self._tasks = Tasks(broker, self._topology)
-        self._inbox: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
-        self._stopping = threading.Event()
+        self._runtime = runtime
+        self._name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._tasks = Tasks(broker, self._topology, runtime=runtime)
+        self._inbox: Inbox[Delivery | None] = runtime.inbox()
+        self._stopping = runtime.flag()
         self._answers = Answers()
         self._answered = 0
         self._present_at = 0.0
@@ -118,11 +123,11 @@ class Worker:
         )
         part = Part.single(Presence.KIND, codec.encode(presence.to_header()))
         self._broker.publish([Publication(self._topology.presence, self._site, part)])
-        self._present_at = time.monotonic()
+        self._present_at = self._runtime.monotonic()
 
     def _stay_present(self, doing: str) -> float:
         """Says that it is there, if it is time; returns the seconds to the next time."""
-        due = self._present_at + self._presence_s - time.monotonic()
+        due = self._present_at + self._presence_s - self._runtime.monotonic()
         if due > 0:
             return due
         try:
@@ -130,7 +135,7 @@ class Worker:
         except BrokerError as error:
             # The federation may be being made anew; the next presence will tell.
             log.debug("presence not published: %s", error)
-            self._present_at = time.monotonic()
+            self._present_at = self._runtime.monotonic()
         return self._presence_s
 
     def _next(self) -> Delivery | None:
@@ -173,13 +178,13 @@ class Worker:
 
     def _work(self, assignment: Assignment) -> Answer | None:
         """Carries an assignment out; a failure is an answer too. None: stopped before it was done."""
-        began = time.monotonic()
-        training = Training(lambda: self._done(assignment, began))
+        began = self._runtime.monotonic()
+        training = Training(lambda: self._done(assignment, began), self._runtime)
         give_up_at: float | None = None
         while not training.wait(min(self._stay_present("training"), LOOK_S)):
             if self._stopping.is_set():
-                give_up_at = give_up_at or time.monotonic() + self._grace_s
-                if time.monotonic() > give_up_at:
+                give_up_at = give_up_at or self._runtime.monotonic() + self._grace_s
+                if self._runtime.monotonic() > give_up_at:
                     return None
         return training.result()
 
@@ -242,7 +247,7 @@ class Worker:
             digest=assignment.digest,
             turn=assignment.turn,
             sha256=hashlib.sha256(payload).hexdigest(),
-            seconds=time.monotonic() - began,
+            seconds=self._runtime.monotonic() - began,
             **fields,
         )
         return Answer(update, payload)

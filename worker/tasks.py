@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import queue
-import time
 from collections import OrderedDict
 
 from shared import codec
 from shared.broker.port import Broker, Delivery, Part, Subscription
 from shared.errors import MessageError, WarrenError
 from shared.messages import Assignment, RoundTask
+from shared.runtime import THREADS, Inbox, Runtime
 from shared.topology import Topology
 from shared.weights import Layout, Weights
 
@@ -33,12 +33,19 @@ class TaskNotFound(WarrenError):
 class Tasks:
     """The models that this worker holds. Not for several threads."""
 
-    def __init__(self, broker: Broker, topology: Topology, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        topology: Topology,
+        patience_s: float = PATIENCE_S,
+        runtime: Runtime = THREADS,
+    ) -> None:
         self._broker = broker
         self._topology = topology
         self._patience_s = patience_s
+        self._runtime = runtime
         self._held: OrderedDict[str, Weights] = OrderedDict()
-        self._inbox: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._inbox: Inbox[Delivery] = runtime.inbox()
         self._follow: Subscription | None = None
         self._offset = -1
         self._version = -1
@@ -68,24 +75,24 @@ class Tasks:
 
     def _read(self, assignment: Assignment) -> None:
         if self._follow is None:
-            self._inbox = queue.SimpleQueue()
+            self._inbox = self._runtime.inbox()
             self._follow = self._broker.follow(
                 self._topology.rounds_log, assignment.task_offset, self._inbox.put
             )
         if assignment.task_parts > LIVE_PARTS:
             self._held.clear()
         assembler = codec.Assembler(assignment.task_bytes + HEADER_BYTES)
-        deadline = time.monotonic() + self._patience_s
+        deadline = self._runtime.monotonic() + self._patience_s
         while assignment.digest not in self._held:
             try:
-                delivery = self._inbox.get(timeout=max(deadline - time.monotonic(), 0))
+                delivery = self._inbox.get(timeout=max(deadline - self._runtime.monotonic(), 0))
             except queue.Empty:
                 self.close()
                 raise TaskNotFound(
                     f"the round task of version {assignment.version} is not in the log"
                 ) from None
             if delivery.part.message_id == assignment.task_message:
-                deadline = time.monotonic() + self._patience_s
+                deadline = self._runtime.monotonic() + self._patience_s
             self._take(delivery.part, assembler, assignment)
             delivery.ack()
         if assignment.task_parts > LIVE_PARTS:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 from shared.errors import ConfigError
+from shared.runtime import THREADS, Runtime
 from shared.weights import Array
 from worker.loading import find
 
@@ -63,12 +63,12 @@ def load(spec: str, params: Mapping[str, Any]) -> Trainer:
 class Training(Generic[Result]):
     """One call on a thread of its own, begun at once. The thread doesn't keep the process alive."""
 
-    def __init__(self, call: Callable[[], Result]) -> None:
+    def __init__(self, call: Callable[[], Result], runtime: Runtime = THREADS) -> None:
         self._call = call
-        self._ended = threading.Event()
+        self._ended = runtime.flag()
         self._results: list[Result] = []
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, name="training", daemon=True).start()
+        runtime.start(self._run, "training")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits at most `timeout` seconds for the end; returns whether it has ended."""
