@@ -1,9 +1,9 @@
-"""From a round's accepted updates to the next model: the mean of the deltas, then the server optimiser.
+"""From a round's accepted updates to the next model: one delta by the federation's rule, then the optimiser.
 
 The result is a pure function of base, updates and optimiser state, to the last bit. Updates are taken in
-canonical order; every element is summed in float64 by elementwise operations, divided once, stepped by the
-optimiser in float64, and rounded half to even to the tensor's dtype. There is no BLAS and no reduction
-along the elements, so neither the order of arrival nor blocks nor threads can change a bit.
+canonical order; every element is folded in float64 by elementwise operations (`coordinator.rules`), divided
+once, stepped by the optimiser in float64, and rounded half to even to the tensor's dtype. There is no BLAS
+and no reduction along the elements, so neither the order of arrival nor blocks nor threads can change a bit.
 
 The model is folded in blocks: beside the new payload and the new optimiser state it takes a few blocks of
 memory a thread, so deltas may be memory maps of any size. Neighbouring tensors of one dtype are one run.
@@ -14,23 +14,23 @@ added with wrap; the optimiser doesn't touch them. (Exact while their weighted s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from coordinator.blocks import BLOCK, Block, Run, blocks_of, folded_as, items, tensor_at
 from coordinator.optimizers import OptimizerState, ServerOptimizer
-from shared.errors import ConfigError, FederationFailed, MessageError
-from shared.weights import DTYPES, Array, Buffer, Layout, Tensor, Weights
-
-Block = npt.NDArray[np.float64]
+from coordinator.rules import Mean, Rule
+from shared.errors import FederationFailed, MessageError
+from shared.weights import Array, Buffer, Layout, Weights
 
 #: The extreme float64s that are int64s.
 _MIN_INT64, _MAX_INT64 = -(2.0**63), 2.0**63 - 1024
+_MEAN = Mean()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +109,10 @@ def _first_misfit(layout: Layout, payload: Buffer, fit: Callable[[Array, Array],
     """The tensor of the first float value that does not fit, block by block."""
     _check_length(layout, payload, "the payload")
     room = np.empty(BLOCK, bool)
-    for block in blocks(runs(layout), BLOCK):
+    for block in blocks_of(layout):
         if block.dtype.kind != "f":
             continue
-        values = view(payload, block.dtype)[block.start : block.stop]
+        values = items(payload, block.dtype)[block.start : block.stop]
         fits = fit(values, room[: values.size])
         if not fits.all():
             return tensor_at(layout, (block.start + int(fits.argmin())) * block.dtype.itemsize)
@@ -124,7 +124,7 @@ def aggregate(
     contributions: Iterable[Contribution],
     *,
     normalise: Literal["weights", "count"],
-    rule: str = "mean",
+    rule: Rule = _MEAN,
     optimizer: ServerOptimizer,
     state: OptimizerState,
     threads: int = 1,
@@ -132,23 +132,20 @@ def aggregate(
 ) -> tuple[Weights, OptimizerState]:
     """The next model and optimiser state; base, deltas and state are left as they are.
 
-    The mean's divisor is the sum of the weights, or the number of contributions.
+    A weighted rule's divisor is the sum of the weights, or the number of contributions.
 
     Raises:
-        ConfigError: there is no such rule.
         FederationFailed: nothing to fold, no weight in it, the new model would not be finite, or the state
             is not this optimiser's for this model.
         MessageError: a delta is not in the model's layout, or the model can't be averaged.
     """
-    if rule not in RULES:
-        raise ConfigError(f"aggregation rule {rule!r} is not known; known are {', '.join(RULES)}")
     layout, ordered = base.layout, canonical(contributions)
     _check_lengths(base, ordered)
     optimizer.check_state(layout, state)
     # Zeros as the system hands them out, untouched; a bytearray would write them, and then again.
     payload = np.zeros(layout.nbytes, np.uint8).data
     fold = _Fold(
-        RULES[rule],
+        rule,
         [contribution.weight for contribution in ordered],
         _divisor(ordered, normalise),
         optimizer,
@@ -158,7 +155,7 @@ def aggregate(
         state,
         {name: np.empty_like(slot) for name, slot in state.items()},
     )
-    fold.run(blocks(runs(layout), block), threads)
+    fold.run(blocks_of(layout, block), threads)
     if bad := finite(layout, payload):
         raise FederationFailed(
             f"the updates would make tensor {bad!r} infinite: leave out the site they are of"
@@ -197,13 +194,13 @@ class _Fold:
                 self._fold(block, scratch[:, : block.stop - block.start], *views[block.dtype])
 
     def _views(self, dtype: np.dtype[Any]) -> tuple[Array, Array, list[Array]]:
-        deltas = [view(delta, dtype) for delta in self.deltas]
-        return view(self.base, dtype), view(self.payload, dtype), deltas
+        deltas = [items(delta, dtype) for delta in self.deltas]
+        return items(self.base, dtype), items(self.payload, dtype), deltas
 
     def _fold(self, block: Run, scratch: Block, base: Array, out: Array, deltas: Sequence[Array]) -> None:
         place = slice(block.start, block.stop)
         mean, room, x, *slots = scratch
-        self.rule([delta[place] for delta in deltas], self.weights, self.divisor, mean, room)
+        self.rule.fold([delta[place] for delta in deltas], self.weights, self.divisor, mean, room)
         if block.dtype.kind == "f":
             x[...] = base[place]
             self._step(slice(block.slot, block.slot + mean.size), x, mean, slots, room)

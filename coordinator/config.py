@@ -85,7 +85,14 @@ class Staleness(Table):
 
 
 class Aggregation(Table):
-    rule: Literal["mean"] = "mean"
+    rule: Literal["mean", "median", "trimmed-mean"] = "mean"
+    trim: Annotated[float, Field(ge=0, lt=0.5)] | None = None
+
+    @model_validator(mode="after")
+    def _trim(self) -> Self:
+        if self.trim is not None and self.rule != "trimmed-mean":
+            raise ValueError('trim goes with rule = "trimmed-mean"')
+        return self
 
 
 class Server(Table):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator import rules
 from coordinator.aggregation import Contribution, aggregate, check_model
 from coordinator.config import Config
 from coordinator.facts import Closed, State
@@ -71,6 +72,7 @@ class GlobalModel:
         self._discount = discount(
             staleness.discount, exponent=staleness.exponent, a=staleness.a, b=staleness.b
         )
+        self._rule = rules.make(config.aggregation)
         self._slots: OptimizerState = {}
         self._task: TaskRef | None = None
         self._hint = FIRST
@@ -123,11 +125,13 @@ class GlobalModel:
             self._slots = self._optimizer.initial_state(self.weights.layout)
         else:
             assert self.weights is not None
+            if weak := self._rule.warning(len(state.closing)):
+                log.warning("round %d: %s", state.round, weak)
             self.weights, self._slots = aggregate(
                 self.weights,
                 [self._contribution(state, row, delta) for row, _, delta in payloads(state.closing)],
                 normalise=self._config.normalise(),
-                rule=self._config.aggregation.rule,
+                rule=self._rule,
                 optimizer=self._optimizer,
                 state=self._slots,
                 threads=self._threads,
