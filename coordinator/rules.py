@@ -120,17 +120,15 @@ def make(settings: Settings) -> Rule:
     """The rule that a federation's `[aggregation]` table asks for.
 
     Raises:
-        ConfigError: there is none of that name, or it does not take a parameter.
+        ConfigError: there is none of that name.
     """
-    if settings.rule == "trimmed-mean":
-        return TrimmedMean(TRIM if settings.trim is None else settings.trim)
-    if settings.trim is not None:
-        raise ConfigError(f'aggregation.trim goes with rule = "trimmed-mean", not with "{settings.rule}"')
     match settings.rule:
         case "mean":
             return Mean()
         case "median":
             return Median()
+        case "trimmed-mean":
+            return TrimmedMean(TRIM if settings.trim is None else settings.trim)
     raise ConfigError(f"aggregation rule {settings.rule!r} is not known; take mean, median or trimmed-mean")
 
 

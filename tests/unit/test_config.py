@@ -81,6 +81,12 @@ def test_overrides_take_toml_values_and_bare_words(toml):
             ("[cohort]", '[log]\nmax_age = "2m"\n[cohort]'),
             "log.max_age is 120 s, and the rounds of one update can take 120 (cohort",
         ),
+        (("[cohort]", '[aggregation]\nrule = "krum"\n[cohort]'), "'mean', 'median' or 'trimmed-mean'"),
+        (
+            ("[cohort]", '[aggregation]\nrule = "trimmed-mean"\ntrim = 0.5\n[cohort]'),
+            "'aggregation.trim' is 0.5: input should be less than 0.5",
+        ),
+        (("[cohort]", "[aggregation]\ntrim = 0.2\n[cohort]"), 'trim goes with rule = "trimmed-mean"'),
     ],
 )
 def test_mistakes_name_the_key_and_what_is_allowed(toml, change, sentence):
