@@ -36,6 +36,8 @@ PORTS = range(20_000, 32_768)
 START_TIMEOUT_S = 60.0
 POLL_S = 0.01
 LOG_LINES = 30
+#: What nodes of one cluster know each other by; they listen on loopback only.
+COOKIE = "warren-tests"
 #: Reads lists of process groups, one a line; at the end of its input kills those of the last one.
 GUARD = 'while read -r line; do groups=$line; done; kill -KILL $groups; rm -rf -- "$1"'
 ADVICE = (
@@ -172,13 +174,18 @@ class Service(ABC):
 
 
 class RabbitNode(Service):
-    """A RabbitMQ node with an Erlang port mapper of its own; the mapper lives until `stop`."""
+    """A RabbitMQ node with an Erlang port mapper of its own; the mapper lives until `stop`.
+
+    `beside`: another node, whose mapper it uses, and whose cluster it joins when it is first started.
+    """
 
     name = "rabbitmq-server"
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "warren", beside: RabbitNode | None = None) -> None:
         super().__init__()
-        self._mapper_port = free_port()
+        self.node = f"{node}@localhost"
+        self._beside = beside
+        self._mapper_port: int = beside._mapper_port if beside else free_port()
         self._cluster_port = free_port()
 
     @property
@@ -201,8 +208,12 @@ class RabbitNode(Service):
 
     def _launch(self) -> None:
         server, mapper = _program(self.name), _program("epmd")
-        if "epmd" not in self._running:
+        cookie = self.folder / ".erlang.cookie"
+        if not cookie.exists():
             (self.folder / "plugins").write_text("[].\n")
+            cookie.touch(mode=0o600)
+            cookie.write_text(COOKIE)
+        if self._beside is None and "epmd" not in self._running:
             self._spawn("epmd", [mapper, "-port", str(self._mapper_port), "-address", "127.0.0.1"])
         self._spawn(self.name, [server], self._environment())
 
@@ -213,18 +224,19 @@ class RabbitNode(Service):
     def _environment(self) -> dict[str, str]:
         """All by variables: a configuration file costs a second at each start, to parse its schema."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("RABBITMQ_")}
+        peers = f" -rabbit cluster_nodes {{['{self._beside.node}'],disc}}" if self._beside else ""
         return inherited | {
-            "HOME": str(self.folder),  # for a cookie of its own
+            "HOME": str(self.folder),  # where the cookie is
             "ERL_EPMD_PORT": str(self._mapper_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the virtual machine: a kill hits it
-            "RABBITMQ_NODENAME": "warren@localhost",
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self._cluster_port),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false "
-                f"-rabbit max_message_size {MAX_MESSAGE_BYTES}"
+                f"-rabbit max_message_size {MAX_MESSAGE_BYTES}{peers}"
             ),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "none"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "none"),
