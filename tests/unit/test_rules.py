@@ -28,7 +28,7 @@ ROBUST = [Median(), TrimmedMean(), TrimmedMean(0.2), TrimmedMean(0.4)]
 def folded(rule: Rule, deltas: Sequence[npt.ArrayLike], base: npt.ArrayLike = 0.0, **options: Any) -> Array:
     """The new values of a model of one tensor whose clients brought these deltas."""
     rows = [np.asarray(delta) for delta in deltas]
-    model = Weights.from_arrays({"w": np.zeros_like(rows[0]) + np.asarray(base, rows[0].dtype)})
+    model = Weights.from_arrays({"w": np.full_like(rows[0], base)})
     contributions = [
         # Weights that would show if the rule looked at them.
         Contribution(f"s/{i:03}", 0, 10.0**i, Weights.from_arrays({"w": row}).payload)
@@ -145,7 +145,7 @@ def test_order_threads_blocks_and_pieces_change_no_bit(rule: Rule, data: st.Data
         }
         for _ in range(6)
     ]
-    base = Weights.from_arrays({name: -np.abs(array) * 0 for name, array in named[0].items()})
+    base = Weights.from_arrays({name: -np.zeros_like(array) for name, array in named[0].items()})
     rows = [
         Contribution(f"s/{i}", 0, 1.0, Weights.from_arrays(arrays).payload) for i, arrays in enumerate(named)
     ]
