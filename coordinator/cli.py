@@ -152,7 +152,7 @@ def _lead(
             lifecycle.start_anew(target, config)
         observers: list[Observer] = [] if live else [lifecycle.JsonLines() if as_json else LogLines()]
         with lifecycle.watching(config.name, live, observers, target.folder / "coordinator.log"):
-            coordinator = lifecycle.build(config, target, threads, observers, stop)
+            coordinator = lifecycle.Leading(lambda: lifecycle.build(config, target, threads, observers, stop))
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: coordinator.stop())
             workers = workers_of(coordinator.stop) if workers_of else None

@@ -120,7 +120,7 @@ class Entry:
 
 #: What an answer made of its order.
 Outcome = Literal["accepted", "failed", "refused"]
-COUNTS = ("accepted", "late", "duplicate", "refused", "failed", "evaluated")
+COUNTS = ("accepted", "late", "duplicate", "refused", "failed", "evaluated", "readmitted")
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,14 @@ class State:
     the coordinator still waits for; `outcome` says how others were answered, and `settled` are those of
     them whose outcome the journal has; `superseded` are those that a later one stands in for. `accepted`
     are the answers that the round will count as things stand, in log order; `evaluations` those to orders
-    that only evaluate its version, for which no round waits. `decided` is the results offset
-    up to which every update has its verdict in a closed round; `read_from` the lowest offset that is still
-    needed. `parent` is the state whose closing made this version, without a parent of its own; `hints` say
-    where in the logs the parent's model lies. While a new leader is `rereading` the results log, what looks
-    overdue may have its answer further on.
+    that only evaluate its version, for which no round waits. `decided` is the results offset up to which
+    every update has its verdict in a closed round; `read_from` the lowest offset that is still needed. When
+    the results log has lost its end, nothing of that is known: up to `gap`, where it ended then, answers
+    count only to orders that are waited for. `parent` is the state whose closing made this version, without a
+    parent of its own; `hints` say where in the logs the parent's model lies. While a new leader is
+    `rereading` the results log, what looks
+    overdue may have its answer further on; `readmitted` are answers that it counts as soon as it has read the
+    log up to where it was when an operator let them in. `appeals` are the requests that were decided.
     """
 
     rules: Rules
@@ -161,6 +164,8 @@ class State:
     dead: Mapping[str, str] = field(default_factory=dict)
     accepted: Mapping[str, Answer] = field(default_factory=dict)
     evaluations: Mapping[str, Answer] = field(default_factory=dict)
+    readmitted: tuple[tuple[int, Answer], ...] = ()
+    appeals: frozenset[str] = frozenset()
     counts: Mapping[str, int] = field(default_factory=dict)
     refusals: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
     draws: int = 0
@@ -171,6 +176,7 @@ class State:
     rereading: bool = False
     decided: int = -1
     read_from: int = -1
+    gap: int = -1
     outcome_code: int | None = None
     outcome_reason: str = ""
 
@@ -264,6 +270,19 @@ def _failed(state: State, entry: Entry) -> State:
     return replace(state, dead=dead, waiting=_without(state.waiting, {id_}))
 
 
+def _readmitted(state: State, entry: Entry) -> State:
+    data = entry.data
+    state = replace(state, appeals=state.appeals | {data["request"]})
+    if data["refused"]:
+        return state
+    answer = Answer(**data["update"])
+    return replace(
+        state,
+        readmitted=(*state.readmitted, (data["position"], answer)),
+        settled=state.settled - {answer.id},
+    )
+
+
 def _closing(state: State, entry: Entry) -> State:
     accepted, settled, _ = entry.rows
     rows = tuple(Closed(*row) for row in accepted)
@@ -278,7 +297,13 @@ def _closing(state: State, entry: Entry) -> State:
         waiting=_without(state.waiting, outcome.keys()),
         decided=entry.data["decided"],
         read_from=entry.data["read_from"],
+        readmitted=(),
+        gap=-1,
     )
+
+
+def _results_lost(state: State, entry: Entry) -> State:
+    return replace(state, decided=-1, read_from=-1, gap=entry.data["end"])
 
 
 def _closed(state: State, entry: Entry) -> State:
@@ -341,7 +366,9 @@ _APPLY = {
     "round-opened": _opened,
     "assigned": _assigned,
     "failed": _failed,
+    "readmitted": _readmitted,
     "round-closing": _closing,
     "round-closed": _closed,
+    "results-lost": _results_lost,
     "finished": _finished,
 }

@@ -93,8 +93,20 @@ class Keeper:
         self._store = store
         self._token = token
         self._ttl_s = ttl_s
+        self._runtime = runtime
+        self._held_until = runtime.monotonic() + ttl_s
+        self._doubtful = False
         self._stop = runtime.flag()
         self._task = runtime.start(self._run, "lease")
+
+    def in_doubt(self) -> bool:
+        """Whether another coordinator may have taken the lease since this was last `sure`."""
+        self._doubtful = self._doubtful or self._runtime.monotonic() >= self._held_until
+        return self._doubtful
+
+    def sure(self) -> None:
+        """The journal says that this coordinator leads."""
+        self._doubtful = False
 
     def close(self) -> None:
         """Stops renewing, and gives the lease back."""
@@ -109,7 +121,7 @@ class Keeper:
         away = False
         while not self._stop.wait(self._ttl_s / 3):
             try:
-                self._store.lease(self._token, self._ttl_s)
+                self._renew()
                 if away:
                     log.info("the state store is back")
                 away = False
@@ -117,6 +129,13 @@ class Keeper:
                 if not away:
                     log.warning("%s; the federation goes on without it", error)
                 away = True
+
+    def _renew(self) -> None:
+        now = self._runtime.monotonic()
+        if self._store.lease(self._token, self._ttl_s) == self._token:
+            # It ran out before it was renewed: in between somebody else may have had it.
+            self._doubtful = self._doubtful or now >= self._held_until
+            self._held_until = now + self._ttl_s
 
 
 def _boot() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from coordinator.service import Coordinator
 from coordinator.spool import Spool
 from coordinator.target import Target
 from coordinator.validation import Verdict
-from shared.errors import ConfigError, JournalError
+from shared.errors import ConfigError, LogShortened
 from shared.observability import PlainFormatter
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,32 @@ def build(
     )
 
 
+class Leading:
+    """Coordinators of one federation, one after another, until one has led it to its end.
+
+    A log that lost its end is given again what this process knows of it; then the next coordinator goes on
+    from the logs, as one that was started again would. `stop` may be called from any thread.
+    """
+
+    def __init__(self, make: Callable[[], Coordinator]) -> None:
+        self._make = make
+        self._coordinator = make()
+
+    def run(self) -> int:
+        """As `Coordinator.run`."""
+        resend = False
+        while True:
+            try:
+                return self._coordinator.run(resend=resend)
+            except LogShortened as error:
+                log.warning("%s: appending again what it had, and going on from the logs", error)
+            self._coordinator.restore()
+            self._coordinator, resend = self._make(), True
+
+    def stop(self) -> None:
+        self._coordinator.stop()
+
+
 def start_anew(target: Target, config: Config) -> None:
     """Deletes everything of the federation at the broker and in the state store.
 
@@ -63,12 +89,9 @@ def start_anew(target: Target, config: Config) -> None:
     exchange, log_of_events = topology.journal()
     broker.declare([exchange], [log_of_events])
     sites = {site.name for site in config.local.sites}
-    try:
-        for record in journal.read(broker, topology):
-            if record.entry.kind == "registered":
-                sites |= {site for site, _ in record.entry.rows}
-    except JournalError as error:
-        log.warning("%s", error)
+    for record in journal.read(broker, topology):
+        if record.entry.kind == "registered":
+            sites |= {site for site, _ in record.entry.rows}
     names = [topology.assignments_of(site) for site in sorted(sites)]
     names += [queue.name for queue in topology.queues()]
     names += [exchange.name for exchange in topology.exchanges()]

@@ -110,6 +110,14 @@ class GlobalModel:
         self._task = TaskRef(state.digest, parts[0].message_id, len(parts), nbytes, self._hint)
         return self._task, publications, 0 if publications else nbytes
 
+    def publish_again(self, state: State, epoch: int) -> None:
+        """Publishes the version and its optimiser state once more: the broker may have lost them."""
+        if self.weights is not None and self.weights.digest == state.digest:
+            self._task = None
+            _, publications, _ = self.publish(state, epoch)
+            self._broker.publish(publications)
+            self._keep_checkpoint(state.digest)
+
     def hints(self) -> dict[str, int]:
         """For `round-closed`: offsets at or before the parent's task and checkpoint."""
         return {"task": self._hint, "checkpoint": self._parent_checkpoint}

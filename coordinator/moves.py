@@ -41,6 +41,21 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class Appealed:
+    """An operator asks that a refused update count. `request` is the id of the message that asks, once.
+
+    `answer` is what the update's bytes tell, of values of any size; `who` asks, under that `login`.
+    """
+
+    now: float
+    request: str
+    answer: Answer
+    reason: str
+    who: str
+    login: str
+
+
+@dataclass(frozen=True)
 class Died:
     """The broker gave an assignment up."""
 
@@ -80,7 +95,15 @@ class CaughtUp:
     unsure: frozenset[str]
 
 
-Event = Started | Seen | Answered | Died | Tick | Folded | Resumed | CaughtUp
+@dataclass(frozen=True)
+class ResultsLost:
+    """The results log no longer reaches as far as it was read; it ends at `end` now."""
+
+    now: float
+    end: int
+
+
+Event = Started | Seen | Answered | Appealed | Died | Tick | Folded | Resumed | CaughtUp | ResultsLost
 
 
 # --- commands: what the driver shall do

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections.abc import Iterator
 
 from shared import codec
-from shared.broker.port import Broker, Delivery, Part, Publication, new_id
+from shared.broker.port import FIRST, Broker, Delivery, Part, Publication, new_id
 from shared.errors import BrokerUnreachable
 from shared.messages import Mark
 from shared.runtime import THREADS, Inbox, Runtime
+
+log = logging.getLogger(__name__)
 
 #: A log that hands out nothing for so long, though our mark lies in it, has lost data behind our back.
 SILENCE_S = 60.0
@@ -29,14 +32,23 @@ def read_log(
     Raises:
         BrokerUnreachable: the log stays silent before its end.
     """
-    part = Part.single("mark", codec.encode(Mark(federation, new_id()).to_header()))
-    broker.publish([Publication(exchange, "mark", part)])
-    yield from read_until(broker, f"{exchange}.log", start, part.message_id, runtime, silence_s=silence_s)
+    mark, end = publish_mark(broker, exchange, federation, locate=start > FIRST)
+    if end < start:
+        # Behind a log's end nothing is handed out, even when it grows past there.
+        log.warning("%s.log ends at %d and was known to reach %d: reading all of it", exchange, end, start)
+        start = FIRST
+    yield from read_until(broker, f"{exchange}.log", start, mark, runtime, silence_s=silence_s)
+
+
+def publish_mark(broker: Broker, exchange: str, federation: str, *, locate: bool = False) -> tuple[str, int]:
+    """Appends a mark to the exchange's log; returns its message id and, with `locate`, its offset."""
+    part = Part.single(Mark.KIND, codec.encode(Mark(federation, new_id()).to_header()))
+    return part.message_id, broker.publish([Publication(exchange, Mark.KIND, part)], locate=locate)
 
 
 def read_until(
     broker: Broker,
-    log: str,
+    name: str,
     start: int,
     message_id: str,
     runtime: Runtime = THREADS,
@@ -49,14 +61,14 @@ def read_until(
         BrokerUnreachable: the log stays silent before it.
     """
     inbox: Inbox[Delivery] = runtime.inbox()
-    subscription = broker.follow(log, start, inbox.put)
+    subscription = broker.follow(name, start, inbox.put)
     try:
         while True:
             try:
                 delivery = inbox.get(timeout=silence_s)
             except queue.Empty:
                 raise BrokerUnreachable(
-                    f"{log} gave nothing for {silence_s:g} s though its end was not reached: the broker may "
+                    f"{name} gave nothing for {silence_s:g} s though its end was not reached: the broker may "
                     f"have lost data; check it, or start anew with --fresh"
                 ) from None
             if delivery.part.message_id == message_id:

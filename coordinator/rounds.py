@@ -17,6 +17,7 @@ from coordinator.issuing import ask_again, evaluate_last, fill, initialise_elsew
 from coordinator.moves import (
     Admit,
     Answered,
+    Appealed,
     CaughtUp,
     Command,
     Died,
@@ -25,6 +26,7 @@ from coordinator.moves import (
     Folded,
     Forget,
     Issue,
+    ResultsLost,
     Resumed,
     Ruled,
     Seen,
@@ -32,6 +34,7 @@ from coordinator.moves import (
     Tick,
     Turn,
 )
+from coordinator.readmission import appealed, take_in
 from coordinator.validation import Verdict, judge
 from shared.errors import WarrenError
 
@@ -59,6 +62,9 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             _seen(turn, event)
         case Answered():
             _answered(turn, event)
+        case Appealed():
+            if appealed(turn, event):
+                _after_answer(turn, event.now)
         case Died():
             _died(turn, event)
         case Tick():
@@ -69,6 +75,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             turn.state = replace(state, rereading=True)
             if state.phase is Phase.CLOSING:
                 turn.do(Fold(state.closing))
+        case ResultsLost():
+            turn.append("results-lost", event.now, {"end": event.end})
         case CaughtUp():
             _caught_up(turn, event)
     return turn.state, turn.commands()
@@ -130,6 +138,7 @@ def _absences(turn: Turn, now: float) -> None:
 
 def _answered(turn: Turn, event: Answered) -> None:
     answer = event.answer
+    turn.state = take_in(turn.state, event.position)
     verdict = judge(turn.state, answer)
     turn.state = _counted(
         replace(turn.state, decided=event.position, read_from=event.read_from), answer, verdict
@@ -293,7 +302,7 @@ def _caught_up(turn: Turn, event: CaughtUp) -> None:
     if state.phase is Phase.FINISHED:
         return
     seen = {**dict.fromkeys(state.sites, event.now), **state.seen}
-    turn.state = replace(state, seen=seen, rereading=False)
+    turn.state = take_in(replace(state, seen=seen, rereading=False))
     orders = tuple(o for id_, o in state.orders.items() if id_ in event.unsure - state.outcome.keys())
     if orders:
         turn.do(Issue(orders))

@@ -6,14 +6,16 @@ import logging
 import queue
 import secrets
 from collections.abc import Callable
+from functools import partial
 from math import inf
 
 from coordinator.config import Config, differences
 from coordinator.dispatch import Dispatch
-from coordinator.facts import Entry, Phase, State, apply
+from coordinator.facts import Answer, Entry, Phase, State
 from coordinator.issuing import missing_sites, wanted
-from coordinator.journal import Reader, Record, Writer, watch
-from coordinator.lease import Keeper, acquire, describe
+from coordinator.journal import Reader, Writer, deposed_by, watch
+from coordinator.journal import read as read_journal
+from coordinator.lease import Keeper, acquire
 from coordinator.mirror import Mirror
 from coordinator.models import GlobalModel
 from coordinator.moves import (
@@ -29,6 +31,7 @@ from coordinator.moves import (
     Folded,
     Forget,
     Issue,
+    ResultsLost,
     Resumed,
     Ruled,
     Seen,
@@ -37,15 +40,16 @@ from coordinator.moves import (
 )
 from coordinator.output import Output
 from coordinator.presence import presence_in
-from coordinator.reading import read_log, read_until
+from coordinator.reading import publish_mark
+from coordinator.recovery import Replay, catch_up, take_the_lead
 from coordinator.results import Results
 from coordinator.retention import Room
 from coordinator.rounds import next_wake, step
 from coordinator.spool import Spool
 from coordinator.state.port import StateStore
 from shared import codec
-from shared.broker.port import FIRST, Broker, Delivery, Part, Publication, Subscription, new_id
-from shared.errors import ConfigError, FederationFailed, JournalError, MessageError
+from shared.broker.port import FIRST, Broker, Delivery, Subscription
+from shared.errors import ConfigError, FederationFailed, LogShortened, MessageError
 from shared.messages import Assignment, Mark
 from shared.runtime import THREADS, Flag, Inbox, Runtime
 from shared.topology import Topology
@@ -56,9 +60,9 @@ log = logging.getLogger(__name__)
 MIRROR_S = 0.1
 #: Parts of the results log in hand at one time: prefetch × part size stays at 32 MiB.
 PREFETCH = 8
-#: Entries that a new leader may write before it has published again what is unsure.
-PASSING = ("registered", "present", "absent")
 Handler = Callable[[Delivery], None]
+#: What has come in: to be called by the coordinator's own thread.
+Call = Callable[[], None]
 
 
 class Coordinator:
@@ -92,9 +96,11 @@ class Coordinator:
         self._dispatch = Dispatch(config, broker, self._topology, model)
         self._room = Room(config)
         self._state = State(config.rules())
-        self._inbox: Inbox[tuple[Handler, Delivery] | None] = runtime.inbox()
-        self._skip_to = -1
+        self._inbox: Inbox[Call | None] = runtime.inbox()
+        self._reader = Reader()
+        self._keeper: Keeper | None = None
         self._mark = ""
+        self._read_to = -1
         self._unsure: frozenset[str] = frozenset()
         self._end: Finish | None = None
         self._written_at = 0.0
@@ -103,23 +109,27 @@ class Coordinator:
 
     # --- the life of a coordinator
 
-    def run(self) -> int:
+    def run(self, *, resend: bool = False) -> int:
         """Leads until the federation is finished; returns the exit code, 130 if it was told to stop.
+
+        `resend`: logs lost what was in them, so every order that is open is published again.
 
         Raises:
             ConfigError: the federation was started with another configuration.
             LeadershipLost: another coordinator took over.
+            LogShortened: a log lost its end; `restore` it, and begin again with a new coordinator.
             JournalError: the logs contradict themselves.
         """
         if not acquire(self._store, self._token, self._stop):
             return 130
-        keeper = Keeper(self._store, self._token, runtime=self._runtime)
+        self._keeper = keeper = Keeper(self._store, self._token, runtime=self._runtime)
         subscriptions: list[Subscription] = []
         try:
             self._recover()
             if self._state.phase is Phase.FINISHED:
                 return self._was_finished()
-            subscriptions = self._subscribe()
+            self._survey(resend)
+            self._subscribe(subscriptions)
             self._loop()
             return self._leave()
         finally:
@@ -133,18 +143,22 @@ class Coordinator:
         self._stop.set()
         self._inbox.put(None)
 
+    def restore(self) -> None:
+        """Appends again what a shortened log may have lost and this coordinator knows: its newest journal
+        entries, the model and the optimiser's state. Not while it runs."""
+        self._journal.restore()
+        self._model.publish_again(self._state, self._dispatch.epoch)
+
     def _loop(self) -> None:
         while self._end is None and not self._stop.is_set():
-            item = self._next()
-            if item is not None:
-                handler, delivery = item
-                handler(delivery)
-                delivery.ack()
+            call = self._next()
+            if call is not None:
+                call()
             self._say_what_is_missing()
             self._write_mirror()
         self._write_mirror(at_once=True)
 
-    def _next(self) -> tuple[Handler, Delivery] | None:
+    def _next(self) -> Call | None:
         """What comes next; a Tick instead, when its time has come."""
         now = self._clock()
         wake = next_wake(self._state, now)
@@ -185,51 +199,26 @@ class Coordinator:
     # --- beginning, and beginning again
 
     def _recover(self) -> None:
-        """Takes the lead, and reads the journal up to there."""
-        exchange, events = self._topology.journal()
-        self._broker.declare([exchange], [events])
-        reader = Reader()
-        now = self._clock()
-        mark = self._publish_mark(self._topology.events)
-        for part in read_until(self._broker, self._topology.events_log, FIRST, mark, self._runtime):
-            self._replay(reader.feed(part))
+        """Reads the journal, and takes the lead behind its last entry."""
+        broker, topology, reader = self._broker, self._topology, self._reader
+        exchange, events = topology.journal()
+        broker.declare([exchange], [events])
+        replay = Replay(self._state, self._output)
+        catch_up(broker, topology, reader, replay, self._runtime)
+        self._state = replay.state
         self._check_config()
-        self._journal.lead(now, describe(self._token))
-        self._dispatch.epoch = self._own_epoch(reader)
+        take_the_lead(broker, topology, self._journal, reader, replay, self._runtime)
+        self._state, self._unsure = replay.state, replay.unsure
+        self._dispatch.epoch = reader.epoch
         if not self._state.run:
-            self._feed(Started(now, secrets.token_hex(8), self._config.binding()))
+            self._feed(Started(self._clock(), secrets.token_hex(8), self._config.binding()))
         # Not before: the journal tells better than the broker that the logs have other limits.
-        self._broker.declare(self._topology.exchanges(), self._topology.queues(self._config.limits()))
+        broker.declare(topology.exchanges(), topology.queues(self._config.limits()))
         self._results.run = self._state.run
         self._output.resumed()
-        self._broker.declare((), [self._topology.site_queue(site) for site in sorted(self._state.sites)])
+        broker.declare((), [topology.site_queue(site) for site in sorted(self._state.sites)])
         self._model.recover(self._state, self._results.payloads)
         self._turn_over()
-
-    def _replay(self, record: Record | None) -> None:
-        """Applies an entry of an earlier leader's.
-
-        Every order is published right behind the entry that makes it, so only those of the very last entry
-        may not have gone out.
-        """
-        if record is None or record.entry.kind == "leader":
-            return
-        before = self._state.orders.keys()
-        self._state = apply(self._state, record.entry)
-        self._output.replayed(record.entry)
-        if record.entry.kind in ("round-opened", "assigned"):
-            self._unsure = frozenset(self._state.orders.keys() - before)
-        elif record.entry.kind not in PASSING:
-            self._unsure = frozenset()
-
-    def _own_epoch(self, reader: Reader) -> int:
-        """Reads on to our own `leader` entry; what others wrote before it counts as well."""
-        start = max(reader.epoch, 0)
-        for part in read_log(self._broker, self._topology.events, self._config.name, start, self._runtime):
-            self._replay(reader.feed(part))
-        if reader.leader != self._token:
-            raise JournalError("another coordinator took the lead at the same moment; start this one again")
-        return reader.epoch
 
     def _check_config(self) -> None:
         if not self._state.run:
@@ -241,30 +230,49 @@ class Coordinator:
                 f"set them back, or start it anew with --fresh"
             )
 
-    def _subscribe(self) -> list[Subscription]:
-        broker, topology = self._broker, self._topology
-        self._skip_to = self._state.decided
-        watching = watch(Reader(), self._token)
-        subscriptions = [
-            broker.follow(topology.events_log, self._dispatch.epoch, self._sink(lambda d: watching(d.part))),
-        ]
-        self._feed(Resumed(self._clock()))
-        start = max(self._state.read_from, 0) if self._state.read_from >= 0 else FIRST
-        subscriptions += [
-            broker.follow(topology.results_log, start, self._sink(self._result), prefetch=PREFETCH),
-            broker.consume(topology.presence_box, self._sink(self._presence), prefetch=100),
-            broker.consume(topology.dead_box, self._sink(self._dead), prefetch=100),
-        ]
-        self._mark = self._publish_mark(topology.results)
-        return subscriptions
+    def _survey(self, resend: bool) -> None:
+        """Learns where the results log ends, and whether it still reaches as far as it was read."""
+        self._mark, end = publish_mark(self._broker, self._topology.results, self._config.name, locate=True)
+        if end <= self._state.decided:
+            log.warning(
+                "the results log ends at %d and was read to %d: the broker lost updates that it had "
+                "confirmed; those that counted stay counted, but can't be verified any more, and open orders "
+                "are sent again",
+                end, self._state.decided,
+            )  # fmt: skip
+            self._feed(ResultsLost(self._clock(), end))
+            resend = True
+        if resend:
+            self._unsure = frozenset(self._state.orders)
+        self._read_to = self._state.decided
 
-    def _publish_mark(self, exchange: str) -> str:
-        part = Part.single(Mark.KIND, codec.encode(Mark(self._config.name, new_id()).to_header()))
-        self._broker.publish([Publication(exchange, Mark.KIND, part)])
-        return part.message_id
+    def _subscribe(self, subscriptions: list[Subscription]) -> None:
+        """Adds the subscriptions as they begin."""
+        broker, topology, epoch = self._broker, self._topology, self._dispatch.epoch
+        add, lost = subscriptions.append, self._shortened
+        watching = watch(Reader(trusted=epoch), self._token)
+        add(broker.follow(topology.events_log, epoch, self._sink(lambda d: watching(d.part)), lost=lost))
+        self._feed(Resumed(self._clock()))
+        start = self._state.read_from if self._state.read_from >= 0 else FIRST
+        result = self._sink(self._result)
+        add(broker.follow(topology.results_log, start, result, prefetch=PREFETCH, lost=lost))
+        add(broker.consume(topology.presence_box, self._sink(self._presence), prefetch=100))
+        add(broker.consume(topology.dead_box, self._sink(self._dead), prefetch=100))
 
     def _sink(self, handler: Handler) -> Callable[[Delivery], None]:
-        return lambda delivery: self._inbox.put((handler, delivery))
+        def handle(delivery: Delivery) -> None:
+            handler(delivery)
+            delivery.ack()
+
+        return lambda delivery: self._inbox.put(partial(handle, delivery))
+
+    def _shortened(self, text: str) -> None:
+        """A log lost its end. Called by the broker's thread."""
+
+        def raise_it() -> None:
+            raise LogShortened(text)
+
+        self._inbox.put(raise_it)
 
     # --- what comes in
 
@@ -279,11 +287,15 @@ class Coordinator:
         answer = self._results.take(part)
         if answer is None:
             return
-        if part.offset <= self._skip_to:
-            # It had its verdict in a round that is closed; only what is unfinished was to be read again.
+        if self._had_its_verdict(answer, part.offset):
             self._results.forget(answer)
             return
         self._feed(Answered(self._clock(), answer, part.offset, self._results.read_from(part.offset)))
+
+    def _had_its_verdict(self, answer: Answer, offset: int) -> bool:
+        """Whether it is read again only for what was unfinished beside it, or since the log lost its end."""
+        state = self._state
+        return offset <= self._read_to or (offset < state.gap and answer.id not in state.waiting)
 
     def _presence(self, delivery: Delivery) -> None:
         try:
@@ -337,8 +349,22 @@ class Coordinator:
             if entry.kind == "round-opened" and self._model.layout is not None:
                 self._room.opening(entry, self._model.layout)
         self._journal.append(entries)
+        self._make_sure()
         for entry in entries:
             self._output.written(entry, self._model.weights)
+
+    def _make_sure(self) -> None:
+        """Reads the journal, where another coordinator may lead, before anything is shown to people.
+
+        Raises:
+            LeadershipLost: another one does.
+        """
+        if self._keeper is None or not self._keeper.in_doubt():
+            return
+        for record in read_journal(self._broker, self._topology, self._reader, self._runtime):
+            if record.token != self._token:
+                raise deposed_by(record)
+        self._keeper.sure()
 
     def _fold(self) -> None:
         digest = self._model.fold(self._state, self._results.payloads)

@@ -9,10 +9,12 @@ WarrenError
 │  ├─ NotDeclaredError                a name is missing at the broker: wait for the coordinator
 │  ├─ UnroutableError                 no queue takes the message
 │  ├─ RefusedError                    the broker forbids it (permissions, sizes, arguments)
+│  │  └─ OtherArgumentsError          what is to be declared is there, and is not the same
 │  └─ UnconfirmedError                no confirm in time: the message may or may not be there
 ├─ FederationFailed          exit 4   the federation cannot go on
 ├─ LeadershipLost            exit 4   another coordinator leads now
 ├─ JournalError              exit 4   the log is not what its own entries say
+├─ LogShortened              exit 4   a log lost its end: read the logs again and go on
 ├─ VerificationFailed        exit 5   a recomputed digest differs from the recorded one
 └─ MessageError              (never ends a process) bytes that are no message of ours
    ├─ UnknownVersionError
@@ -67,6 +69,10 @@ class RefusedError(BrokerError):
     """Raised when the broker forbids an operation, whoever retries it."""
 
 
+class OtherArgumentsError(RefusedError):
+    """Raised when an exchange or queue is there already, of another kind or with other arguments."""
+
+
 class UnconfirmedError(BrokerError):
     """Raised when a publish got no confirm in time, after retries."""
 
@@ -85,6 +91,12 @@ class LeadershipLost(WarrenError):
 
 class JournalError(WarrenError):
     """Raised when entries of the journal are missing or contradict each other."""
+
+    exit_code = 4
+
+
+class LogShortened(WarrenError):
+    """Raised when a log no longer reaches as far as it was known to: the broker lost confirmed messages."""
 
     exit_code = 4
 

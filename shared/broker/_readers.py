@@ -13,7 +13,7 @@ from typing import Any
 
 from shared.broker._amqp import Channel, Connection, code_of, headers_of, number, part_of, refusal_of, text_of
 from shared.broker._link import Link
-from shared.broker.port import FIRST, NEXT, Delivery, Part, Sink
+from shared.broker.port import FIRST, NEXT, Delivery, Lost, Part, Sink
 from shared.errors import BrokerUnreachable, WarrenError
 from shared.retry import Pauses
 
@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 #: How far our clock may be ahead of the broker's. A follower from NEXT that has to wait for its log, or loses
 #: its connection before it saw anything, goes on so long before its attach.
 CLOCK_SKEW = timedelta(seconds=60)
+#: A stream that was attached to again where it was read to gives its last part once more; one that gives
+#: nothing for so long, in seconds, no longer has it.
+SILENCE_S = 15.0
 #: How long the broker may take to answer the end of a consumer.
 CLOSE_S = 5.0
 
@@ -230,10 +233,17 @@ class Follower(Reader):
     deliveries at its end by breaking the connection.
 
     An offset that the log hasn't reached is waited for: nothing is handed out until it gets there.
+    Attached once more, it looks whether the part that was handed out last is still there: a broker that lost
+    the end of a log would hand out nothing behind it, even when the log has grown past there again.
     """
 
-    def __init__(self, link: Link, log_name: str, start: int, sink: Sink, prefetch: int) -> None:
+    def __init__(
+        self, link: Link, log_name: str, start: int, sink: Sink, prefetch: int, lost: Lost | None = None
+    ) -> None:
         super().__init__(link, log_name, sink, prefetch)
+        self._lost = lost
+        self._last = ""
+        self._checking: Channel | None = None
         self._floor = max(start, 0)
         self._seen = False
         # The broker sends what was published in one go in one go, whatever the prefetch.
@@ -256,8 +266,42 @@ class Follower(Reader):
             self._start_at = datetime.now(UTC) - CLOCK_SKEW
         super()._start()
 
+    def _on_consuming(self) -> None:
+        super()._on_consuming()
+        channel = self._channel
+        if self._seen and channel is not None:
+            self._checking = channel
+            self._link.later(SILENCE_S, lambda: self._on_silence(channel))
+
+    def _on_silence(self, channel: Channel) -> None:
+        if self._checking is channel is self._channel:
+            self._on_lost()
+
+    def _is_still_there(self, offset: int, message_id: str) -> bool:
+        """Whether what the log gives at first agrees with what was handed out last, as far as it shows."""
+        self._checking = None
+        return offset != self._floor - 1 or message_id == self._last
+
+    def _on_lost(self) -> None:
+        """The broker lost what was handed out."""
+        text = f"{self._queue} lost its end, which was read to offset {self._floor - 1}"
+        self._checking = None
+        self._behind.clear()
+        if self._lost is None:
+            log.warning("%s: reading it from its beginning", text)
+            self._on_deleted()
+            if self._connection is not None:
+                self._connection.abort("its log lost its end")
+        else:
+            self._link.remove(self)
+            self._channel, tell = None, self._lost
+            tell(text)
+
     def _take(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         offset = number(headers_of(properties), "x-stream-offset", -1)
+        if self._checking is channel and not self._is_still_there(offset, properties.message_id):
+            self._on_lost()
+            return
         self._behind.append((channel, method.delivery_tag, part_of(properties, body, offset)))
         self._pump()
 
@@ -277,7 +321,7 @@ class Follower(Reader):
         if part.offset < self._floor:
             channel.basic_ack(tag)
             return
-        self._floor, self._seen = part.offset + 1, True
+        self._floor, self._seen, self._last = part.offset + 1, True, part.message_id
         self._out += 1
         self._hand_out(Delivery(part, Settle(self._link, channel, tag, self._make_room).ack))
 

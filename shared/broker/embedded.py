@@ -23,7 +23,7 @@ from shared.broker._segments import Place, Segments
 from shared.broker._server import Server
 from shared.broker._subscriptions import Ack, Consumer, Folder, Follower, Subscription, Terms
 from shared.broker._wakeup import Bells
-from shared.broker.port import FIRST, NEXT, Delivery, Publication, Sink
+from shared.broker.port import FIRST, NEXT, Delivery, Lost, Publication, Sink
 from shared.errors import RefusedError
 from shared.topology import Exchange, Queue
 
@@ -76,7 +76,9 @@ class EmbeddedBroker:
             self._segments.sweep()
         return first if locate else -1
 
-    def follow(self, log: str, start: int, sink: Sink, *, prefetch: int = 8) -> Subscription:
+    def follow(
+        self, log: str, start: int, sink: Sink, *, prefetch: int = 8, lost: Lost | None = None
+    ) -> Subscription:
         self._check_kind(log, wants_stream=True)
         terms, server = self._terms(log, sink, prefetch)
         return self._start(Follower(self._folder, terms, self._position(start)), server)

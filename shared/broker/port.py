@@ -82,6 +82,8 @@ class Delivery:
 
 
 Sink = Callable[[Delivery], None]
+#: Is told in one sentence that a log lost its end.
+Lost = Callable[[str], None]
 
 
 class Subscription(Protocol):
@@ -109,11 +111,15 @@ class Broker(Protocol):
             BrokerUnreachable: no connection within the adapter's patience.
         """
 
-    def follow(self, log: str, start: int, sink: Sink, *, prefetch: int = 8) -> Subscription:
+    def follow(
+        self, log: str, start: int, sink: Sink, *, prefetch: int = 8, lost: Lost | None = None
+    ) -> Subscription:
         """Hands out a log's parts from `start` (an offset, FIRST or NEXT) on, then live.
 
         With NEXT, everything published after this call returned is handed out. Waits for a log that is not
-        declared yet.
+        declared yet. A log that no longer holds what was handed out of it, since the broker lost its end, is
+        handed out from its first part again; or, with `lost`, that is called once, from the sink's thread,
+        and nothing more is handed out.
         """
 
     def consume(self, queue: str, sink: Sink, *, prefetch: int = 1) -> Subscription:

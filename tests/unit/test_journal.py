@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.facts import Entry
 from coordinator.journal import Reader, Writer, watch
-from shared.errors import JournalError, LeadershipLost
+from shared.errors import LeadershipLost
 from shared.topology import Topology
 
 
@@ -33,7 +33,7 @@ def log():
 def leader(log):
     def make(token):
         writer = Writer(log, Topology("f"), token)
-        writer.lead(1.0, token)
+        writer.lead(1.0, token, read(log)[1].place)
         return writer
 
     return make
@@ -45,8 +45,8 @@ def note(text):
 
 def read(log, parts=None):
     reader = Reader()
-    records = [reader.feed(part) for part in (log.parts if parts is None else parts)]
-    return [record.entry.rows[0][0] for record in records if record and record.entry.rows], reader
+    records = [record for part in (log.parts if parts is None else parts) for record in reader.feed(part)]
+    return [record.entry.rows[0][0] for record in records if record.entry.rows], reader
 
 
 def test_entries_of_a_deposed_leader_are_void(log, leader):
@@ -77,12 +77,61 @@ def test_entries_sent_once_more_count_once(log, leader):
     assert read(log, [*log.parts, *log.parts])[0] == ["a", "b"]
 
 
-def test_a_missing_entry_is_an_error_that_names_it(log, leader):
+def test_what_stands_behind_a_gap_counts_once_its_leader_has_filled_it(log, leader):
     writer = leader("one")
     for text in "abc":
         writer.append(note(text))
-    with pytest.raises(JournalError, match="lacks entries 2 to 2"):
-        read(log, [*log.parts[:2], *log.parts[3:]])
+    del log.parts[2]
+    entries, reader = read(log)
+    assert (entries, reader.held) == (["a"], 1)
+    writer.restore()
+    entries, reader = read(log)
+    assert (entries, reader.held) == (["a", "b", "c"], 0)
+
+
+def test_what_stands_behind_a_gap_is_void_once_another_leads(log, leader, caplog):
+    first = leader("one")
+    for text in "abc":
+        first.append(note(text))
+    del log.parts[2]
+    second = leader("two")
+    first.restore()
+    second.append(note("d"))
+    assert read(log)[0] == ["a", "d"]
+    assert "lacks entry 2" in caplog.text
+
+
+def test_who_has_not_read_all_that_counts_does_not_lead(log, leader):
+    first = leader("one")
+    late = Writer(log, Topology("f"), "late")
+    place = read(log)[1].place
+    first.append(note("a"))
+    late.lead(2.0, "late", place)
+    late.append(note("void"))
+    first.append(note("b"))
+    entries, reader = read(log)
+    assert (entries, reader.leader) == (["a", "b"], "one")
+    late.lead(3.0, "late", reader.place)
+    late.append(note("c"))
+    assert read(log)[0] == ["a", "b", "c"]
+
+
+def test_a_leader_whose_own_beginning_was_lost_restores_it(log, leader):
+    leader("one").append(note("a"))
+    second = leader("two")
+    second.append(note("b"))
+    del log.parts[2:]
+    second.restore()
+    assert read(log)[0] == ["a", "b"]
+
+
+def test_a_reader_that_begins_at_a_leader_s_entry_trusts_it(log, leader):
+    leader("one").append(note("a"))
+    leader("two").append(note("b"))
+    reader = Reader(trusted=log.parts[2].offset)
+    records = [record for part in log.parts[2:] for record in reader.feed(part)]
+    assert [record.number for record in records] == [0, 1]
+    assert reader.leader == "two"
 
 
 def test_large_entries_travel_in_parts(log, leader):
@@ -90,7 +139,7 @@ def test_large_entries_travel_in_parts(log, leader):
     leader("one").append([Entry("registered", 2.0, {}, rows)])
     assert len(log.parts) > 2
     reader = Reader()
-    record = [reader.feed(part) for part in log.parts][-1]
+    record = [reader.feed(part) for part in log.parts][-1][0]
     assert record.entry.rows == rows
 
 

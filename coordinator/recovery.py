@@ -1,0 +1,75 @@
+"""Taking the lead: the journal read to its end, and a `leader` entry that counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator import journal
+from coordinator.facts import Entry, State, apply
+from coordinator.journal import Reader, Writer
+from coordinator.lease import describe
+from coordinator.output import Output
+from shared.broker.port import Broker
+from shared.errors import JournalError
+from shared.runtime import Runtime
+from shared.topology import Topology
+
+#: How often another leader's last entries may come in between before a coordinator gives up.
+TRIES = 20
+#: Entries that a new leader may write before it has published again what is unsure.
+PASSING = ("registered", "present", "absent", "results-lost")
+
+
+@dataclass
+class Replay:
+    """What earlier leaders decided, entry by entry. `unsure` are orders that may not have gone out."""
+
+    state: State
+    output: Output
+    unsure: frozenset[str] = frozenset()
+
+    def take(self, entry: Entry) -> None:
+        """Applies an entry.
+
+        Every order is published right behind the entry that makes it, so only those of the very last entry
+        may not have gone out.
+        """
+        if entry.kind == "leader":
+            return
+        before = self.state.orders.keys()
+        self.state = apply(self.state, entry)
+        self.output.replayed(entry)
+        if entry.kind in ("round-opened", "assigned"):
+            self.unsure = frozenset(self.state.orders.keys() - before)
+        elif entry.kind not in PASSING:
+            self.unsure = frozenset()
+
+
+def catch_up(broker: Broker, topology: Topology, reader: Reader, replay: Replay, runtime: Runtime) -> None:
+    """Reads on to the journal's end."""
+    for record in journal.read(broker, topology, reader, runtime):
+        replay.take(record.entry)
+
+
+def take_the_lead(
+    broker: Broker, topology: Topology, writer: Writer, reader: Reader, replay: Replay, runtime: Runtime
+) -> None:
+    """Appends `leader` entries until one counts; what was written before it counts as well.
+
+    Raises:
+        LeadershipLost: another coordinator led at the same moment.
+        JournalError: there was no coming in between an earlier leader's entries.
+    """
+    for _ in range(TRIES):
+        before = reader.leader
+        writer.lead(runtime.time(), describe(writer.token), reader.place)
+        for record in journal.read(broker, topology, reader, runtime):
+            if record.token not in (before, writer.token):
+                raise journal.deposed_by(record)
+            replay.take(record.entry)
+        if reader.leader == writer.token:
+            return
+    raise JournalError(
+        f"the journal of federation {topology.federation!r} could not be led: its leader goes on writing "
+        f"though it lost its lease; stop it, and start this one again"
+    )
