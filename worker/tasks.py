@@ -7,7 +7,7 @@ import queue
 from collections import OrderedDict
 
 from shared import codec
-from shared.broker.port import Broker, Delivery, Part, Subscription
+from shared.broker.port import FIRST, Broker, Delivery, Part, Subscription
 from shared.errors import MessageError, WarrenError
 from shared.messages import Assignment, RoundTask
 from shared.runtime import THREADS, Inbox, Runtime
@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 LIVE_PARTS = 2
 #: Small tasks kept, for answers on older versions.
 KEPT = 4
-#: How long the log may give nothing of a task before the assignment is reported as failed.
+#: How long the log may give nothing of a task where it should lie, before all of the log is looked through;
+#: and how long then, before the assignment is reported as failed. Seconds.
+HINT_S = 20.0
 PATIENCE_S = 60.0
 #: Room for a task's header beside its payload.
 HEADER_BYTES = 2 << 20
@@ -74,35 +76,45 @@ class Tasks:
         return assignment.version <= self._version or assignment.task_offset > self._offset + 1
 
     def _read(self, assignment: Assignment) -> None:
-        if self._follow is None:
-            self._inbox = self._runtime.inbox()
-            self._follow = self._broker.follow(
-                self._topology.rounds_log, assignment.task_offset, self._inbox.put
-            )
         if assignment.task_parts > LIVE_PARTS:
             self._held.clear()
+        if not self._arrives(assignment, assignment.task_offset, min(HINT_S, self._patience_s)):
+            # The log may have lost its end, and the task been published again before that offset.
+            self.close()
+            if not self._arrives(assignment, FIRST, self._patience_s):
+                self.close()
+                raise TaskNotFound(f"the round task of version {assignment.version} is not in the log")
+        if assignment.task_parts > LIVE_PARTS:
+            self.close()
+
+    def _arrives(self, assignment: Assignment, start: int, patience_s: float) -> bool:
+        """Reads the log, from `start` on if it isn't followed yet, until it has given the task.
+
+        Returns: whether it did; it may take `patience_s` to the task's first part, and to each that follows.
+        """
+        if self._follow is None:
+            self._inbox = self._runtime.inbox()
+            self._follow = self._broker.follow(self._topology.rounds_log, start, self._inbox.put)
         assembler = codec.Assembler(assignment.task_bytes + HEADER_BYTES)
-        deadline = self._runtime.monotonic() + self._patience_s
+        wanted = {assignment.task_message}
+        deadline = self._runtime.monotonic() + patience_s
         while assignment.digest not in self._held:
             try:
                 delivery = self._inbox.get(timeout=max(deadline - self._runtime.monotonic(), 0))
             except queue.Empty:
-                self.close()
-                raise TaskNotFound(
-                    f"the round task of version {assignment.version} is not in the log"
-                ) from None
-            if delivery.part.message_id == assignment.task_message:
-                deadline = self._runtime.monotonic() + self._patience_s
-            self._take(delivery.part, assembler, assignment)
+                return False
+            part = delivery.part
+            self._offset = part.offset
+            if _begins(part, assignment.digest):
+                wanted.add(part.message_id)
+            if part.message_id in wanted:
+                deadline = self._runtime.monotonic() + patience_s
+            if part.kind == RoundTask.KIND and (part.message_id in wanted or part.parts <= LIVE_PARTS):
+                self._take(part, assembler)
             delivery.ack()
-        if assignment.task_parts > LIVE_PARTS:
-            self.close()
+        return True
 
-    def _take(self, part: Part, assembler: codec.Assembler, assignment: Assignment) -> None:
-        self._offset = part.offset
-        other = part.message_id != assignment.task_message
-        if part.kind != RoundTask.KIND or (other and part.parts > LIVE_PARTS):
-            return
+    def _take(self, part: Part, assembler: codec.Assembler) -> None:
         try:
             whole = assembler.feed(part)
             if whole is None:
@@ -117,3 +129,13 @@ class Tasks:
             self._held[task.digest] = weights
             while len(self._held) > KEPT:
                 self._held.popitem(last=False)
+
+
+def _begins(part: Part, digest: str) -> bool:
+    """Whether a large task of that digest begins with the part: it may have been published once more."""
+    if part.kind != RoundTask.KIND or part.part or part.parts <= LIVE_PARTS:
+        return False
+    try:
+        return bool(codec.decode(part.body)[0].get("digest") == digest)
+    except MessageError:
+        return False

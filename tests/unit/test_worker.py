@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shared import codec
-from shared.broker.port import Delivery, Part, Publication, Sink
+from shared.broker.port import FIRST, Delivery, Part, Publication, Sink
 from shared.messages import Assignment, RoundTask, Update
 from shared.topology import Topology
 from shared.weights import Weights
@@ -178,3 +178,32 @@ def update_for(order):
         **{name: getattr(order, name) for name in shared}, worker="w", layout=[], layout_digest="", sha256="",
         examples=1, metrics={}, evaluated=0, evaluation={}, seconds=0.0, error="",
     )  # fmt: skip
+
+
+class Shortened(Desk):
+    """A rounds log that lost its end and was given its last task again: only read from its first part on
+    it gives anything."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        super().__init__()
+        self._parts = parts
+
+    def follow(self, log: str, start: int, sink: Sink, *, prefetch: int = 8) -> Desk:
+        for part in self._parts if start == FIRST else ():
+            sink(Delivery(part, lambda: None))
+        return self
+
+
+@pytest.mark.parametrize("size", [3, LARGE])
+def test_model_that_was_published_again_since_the_log_lost_its_end_is_found(size):
+    weights = Weights.from_arrays({"weight": np.arange(size, dtype=np.float32)})
+    header = RoundTask("f", "r", 0, 3, weights.digest, weights.layout.to_wire()).to_header()
+    lost, again = (
+        codec.split(RoundTask.KIND, header, weights.payload, part_bytes=8 * 1024) for _ in range(2)
+    )
+    order = assignment(
+        "train", version=3, digest=weights.digest, task_message=lost[0].message_id, task_parts=len(lost),
+        task_bytes=lost[0].nbytes, task_offset=900,
+    )  # fmt: skip
+    tasks = Tasks(Shortened(again), Topology("f"), patience_s=0.1)
+    assert tasks.weights(order).digest == weights.digest
