@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from coordinator.aggregation import check_model, moderate
+from dataclasses import replace
+
+from coordinator.aggregation import check_model, finite, moderate
 from coordinator.facts import Answer
 from coordinator.spool import Arrival, Broken
+from coordinator.validation import ABSURDLY_LARGE
 from shared.errors import MessageError
 from shared.messages import MAX_REASON_CHARS, Update
 from shared.weights import Buffer, Layout
@@ -20,15 +23,9 @@ def broken(message: Broken) -> Answer:
     return Answer("", "", "", 0, 0, "", 0, message.offset, message_id, sender, refusal=message.reason)
 
 
-def answer_of(
-    arrival: Arrival, payload: Buffer, federation: str, run: str, model: Layout | None
-) -> tuple[Answer, Layout | None]:
-    """Reads and checks a message; also returns the layout of an initialise answer's weights."""
-    sender, message_id = arrival.key
-    update = arrival.update
-    forged = _forged(update, arrival, federation, run)
-    layout, refusal = (None, forged) if forged else _checked(update, arrival, payload, federation, run, model)
-    answer = Answer(
+def claimed(update: Update, offset: int, sender: str, message_id: str) -> Answer:
+    """What a header alone says of itself."""
+    return Answer(
         id=update.id,
         work=update.work,
         client=update.client,
@@ -36,15 +33,37 @@ def answer_of(
         version=update.version,
         digest=update.digest,
         turn=update.turn,
-        offset=arrival.first,
+        offset=offset,
         message_id=message_id,
         sender=sender,
         examples=update.examples,
         metrics=_sane(update.metrics),
         evaluated=max(update.evaluated, 0),
         evaluation=_sane(update.evaluation),
-        nbytes=arrival.nbytes,
         error=update.error[:MAX_REASON_CHARS],
+    )
+
+
+def answer_of(
+    arrival: Arrival,
+    payload: Buffer,
+    federation: str,
+    run: str,
+    model: Layout | None,
+    *,
+    lenient: bool = False,
+) -> tuple[Answer, Layout | None]:
+    """Reads and checks a message; also returns the layout of an initialise answer's weights.
+
+    `lenient`: values may be of any size, as long as they are numbers.
+    """
+    sender, message_id = arrival.key
+    update = arrival.update
+    forged = _forged(update, arrival, federation, run)
+    layout, refusal = (None, forged) if forged else _checked(update, payload, model, lenient)
+    answer = replace(
+        claimed(update, arrival.first, sender, message_id),
+        nbytes=arrival.nbytes,
         refusal=refusal,
         forged=bool(forged),
     )
@@ -61,7 +80,7 @@ def _forged(update: Update, arrival: Arrival, federation: str, run: str) -> str:
 
 
 def _checked(
-    update: Update, arrival: Arrival, payload: Buffer, federation: str, run: str, model: Layout | None
+    update: Update, payload: Buffer, model: Layout | None, lenient: bool
 ) -> tuple[Layout | None, str]:
     """The payload's layout, and why the update can't count ("" if it can)."""
     if update.error or update.work == "evaluate":
@@ -72,8 +91,17 @@ def _checked(
         return None, str(error)
     if len(payload) != layout.nbytes:
         return None, f"its payload has {len(payload)} bytes, the layout {layout.nbytes}"
-    bad = moderate(layout, payload)
-    return layout, f"tensor {bad!r} holds values that are not finite, or absurdly large" if bad else ""
+    return layout, _extreme(layout, payload, lenient)
+
+
+def _extreme(layout: Layout, payload: Buffer, lenient: bool) -> str:
+    """What is wrong with the values, "" if nothing."""
+    large = moderate(layout, payload)
+    if large is None:
+        return ""
+    if bad := finite(layout, payload):
+        return f"tensor {bad!r} holds values that are not finite"
+    return "" if lenient else f"tensor {large!r} holds values that are {ABSURDLY_LARGE}"
 
 
 def _layout(update: Update, model: Layout | None) -> Layout:

@@ -12,6 +12,12 @@ Ruling = Literal["accepted", "late", "duplicate", "refused", "failed"]
 
 #: More examples than that are no honest count (and would drown the others).
 MAX_EXAMPLES = 1 << 40
+#: What is said of values that are numbers, and beyond what training makes.
+ABSURDLY_LARGE = "absurdly large"
+#: Words of the reasons that an operator may overrule; the others are about bytes that can't count.
+OVERRULABLE = (
+    ABSURDLY_LARGE, "does not speak for site", "is not registered", "it was not assigned", "it claims",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +42,53 @@ def judge(state: State, answer: Answer) -> Verdict:
     order = state.orders.get(answer.id)
     if order is None:
         return _forgotten(state, answer)
-    claimed = (answer.work, answer.client, answer.round, answer.digest)
-    if (order.work, order.client, order.round, order.digest) != claimed:
+    if not _matches(order, answer):
         return Verdict("refused", "it contradicts its own assignment", its_own=False)
     return _of_order(state, order, answer)
+
+
+def unfit(state: State, answer: Answer) -> str:
+    """Why an answer can't count in the open round, even if an operator lets it in; "" if it can.
+
+    Let in may be what only looks wrong: its sender, how many examples it claims, and (if `answer.refusal` says
+    nothing of them) how large its values are.
+    """
+    if answer.refusal:
+        return answer.refusal
+    if answer.error:
+        return f"it is no update, but a failure report: {answer.error}"
+    if answer.work != "train":
+        return "it is no training's update"
+    order = state.orders.get(answer.id)
+    if order is None:
+        return _forgotten(state, answer).reason
+    if not _matches(order, answer):
+        return "it contradicts its own assignment"
+    if answer.examples <= 0:
+        return f"it claims {answer.examples} examples, and has no weight"
+    if state.phase is not Phase.OPEN:
+        return "no round is open now"
+    return _untimely(state, order)
+
+
+def _untimely(state: State, order: Order) -> str:
+    """Why an order's update would not be counted in the open round, "" if it would."""
+    if state.outcome.get(order.id) == "accepted":
+        return "its assignment was answered by an accepted update already"
+    behind = state.version - order.version
+    if behind > state.rules.max_staleness:
+        return f"{behind} versions behind"
+    if state.rules.buffered:
+        return ""
+    rivals = [answer.version for answer in state.accepted.values() if answer.client == order.client]
+    if max(rivals, default=-1) >= order.version:
+        return f"client {order.client!r} has an accepted update on version {max(rivals)} in this round"
+    return ""
+
+
+def _matches(order: Order, answer: Answer) -> bool:
+    claimed = (answer.work, answer.client, answer.round, answer.version, answer.digest)
+    return (order.work, order.client, order.round, order.version, order.digest) == claimed
 
 
 def _of_order(state: State, order: Order, answer: Answer) -> Verdict:

@@ -148,6 +148,24 @@ class Mark(Message):
     token: str
 
 
+@dataclass(frozen=True)
+class Readmit(Message):
+    """An operator's request that a refused update count all the same: the one in the results log at `offset`.
+
+    `message_id` and `sender` (the login that published it) say that it is the one that the operator looked
+    at. `who` asks, for that `reason`. The request's own message id names it: it is decided once.
+    """
+
+    KIND: ClassVar[str] = "readmit"
+    federation: str
+    run: str
+    offset: int
+    message_id: str
+    sender: str
+    reason: str
+    who: str
+
+
 def order_id(work: str, client: str, round_number: int, digest: str, turn: int) -> str:
     """An assignment's id: the same order has the same id, whoever issues it and however often.
 

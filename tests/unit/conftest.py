@@ -10,6 +10,7 @@ import pytest
 from coordinator.facts import Answer, Entry, Order, Phase, Rules, State, apply
 from coordinator.moves import (
     Answered,
+    Appealed,
     Append,
     CaughtUp,
     Command,
@@ -76,6 +77,14 @@ class World:
         self.feed(Answered(self.now, answer, offset, offset + 1))
         assert len(self.ruled) == before + 1, "every answer gets exactly one verdict"
         return self.ruled[-1]
+
+    def appeal(self, answer: Answer, *, request: str = "", **changes: object) -> str:
+        """An operator asks for an update; returns why it was not let in, "" if it was."""
+        offset = len(self.journal)
+        given = replace(answer, **changes)  # type: ignore[arg-type]
+        self.feed(Appealed(self.now, request or f"r{offset}", given, "looked at it", "ann", "boss"))
+        (entry,) = [entry for entry in self.journal[offset:] if entry.kind == "readmitted"]
+        return str(entry.data["refused"])
 
     def tick(self, seconds: float) -> None:
         """Lets time pass, with every wake-up that the state asks for on the way."""
