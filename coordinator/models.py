@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from coordinator import rules
-from coordinator.aggregation import Contribution, aggregate, check_model
+from coordinator.aggregation import check_model
 from coordinator.config import Config
 from coordinator.facts import Closed, State
 from coordinator.optimizers import OptimizerState, ServerOptimizer
 from coordinator.reading import read_log
-from coordinator.staleness import discount
+from coordinator.recipe import Recipe
 from shared import codec
 from shared.broker.port import FIRST, Broker, Publication
 from shared.errors import ConfigError, JournalError, MessageError
@@ -34,6 +33,8 @@ log = logging.getLogger(__name__)
 #: Workers may read so many bytes of older tasks to find theirs; beyond it the coordinator looks it up.
 LOCATE_BYTES = 32 << 20
 MAX_MODEL_BYTES = 1 << 38
+#: The kind of the messages that hold an optimiser's state.
+CHECKPOINT = "checkpoint"
 
 #: Gives the layout and payload of an accepted update.
 Payloads = Callable[[Sequence[Closed]], Iterator[tuple[Closed, Layout | None, Buffer]]]
@@ -65,14 +66,8 @@ class GlobalModel:
         self._config = config
         self._broker = broker
         self._topology = topology
-        self._optimizer = optimizer
-        self._threads = threads
+        self._recipe = Recipe(config, optimizer, threads)
         self._runtime = runtime
-        staleness = config.staleness
-        self._discount = discount(
-            staleness.discount, exponent=staleness.exponent, a=staleness.a, b=staleness.b
-        )
-        self._rule = rules.make(config.aggregation)
         self._slots: OptimizerState = {}
         self._task: TaskRef | None = None
         self._hint = FIRST
@@ -130,29 +125,15 @@ class GlobalModel:
             return state.digest
         if state.version < 0:
             self.weights = self._initial(state.closing, payloads)
-            self._slots = self._optimizer.initial_state(self.weights.layout)
+            self._slots = self._recipe.optimizer.initial_state(self.weights.layout)
         else:
             assert self.weights is not None
-            if weak := self._rule.warning(len(state.closing)):
+            if weak := self._recipe.rule.warning(len(state.closing)):
                 log.warning("round %d: %s", state.round, weak)
-            self.weights, self._slots = aggregate(
-                self.weights,
-                [self._contribution(state, row, delta) for row, _, delta in payloads(state.closing)],
-                normalise=self._config.normalise(),
-                rule=self._rule,
-                optimizer=self._optimizer,
-                state=self._slots,
-                threads=self._threads,
-            )
+            updates = ((row, delta) for row, _, delta in payloads(state.closing))
+            self.weights, self._slots = self._recipe.follow(self.weights, self._slots, state.version, updates)
         self._keep_checkpoint(self.weights.digest)
         return self.weights.digest
-
-    def _contribution(self, state: State, row: Closed, delta: Buffer) -> Contribution:
-        factor = self._discount(state.version - row.version)
-        weight = factor * row.examples if self._config.normalise() == "weights" else factor
-        return Contribution(
-            client=row.client, base_version=row.version, weight=weight, delta=delta, id=row.id
-        )
 
     def _initial(self, rows: Sequence[Closed], payloads: Payloads) -> Weights:
         if self._config.model.initial != "site":
@@ -167,13 +148,13 @@ class GlobalModel:
         slots = Weights.from_arrays(self._slots)
         header = {
             "protocol": 1,
-            "kind": "checkpoint",
+            "kind": CHECKPOINT,
             "federation": self._topology.federation,
             "digest": digest,
             "layout": slots.layout.to_wire(),
         }
-        parts = codec.split("checkpoint", header, slots.payload)
-        publications = [Publication(self._topology.checkpoints, "checkpoint", part) for part in parts]
+        parts = codec.split(CHECKPOINT, header, slots.payload)
+        publications = [Publication(self._topology.checkpoints, CHECKPOINT, part) for part in parts]
         self._parent_checkpoint = self._checkpoint
         self._checkpoint = self._broker.publish(publications, locate=True)
 
@@ -212,7 +193,7 @@ class GlobalModel:
             return False
         self._task, self.weights = found
         self._hint = self._task.offset
-        self._slots = self._optimizer.initial_state(self.weights.layout)
+        self._slots = self._recipe.optimizer.initial_state(self.weights.layout)
         if not self._slots:
             return True
         slots = self._find_checkpoint(digest)

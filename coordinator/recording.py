@@ -1,0 +1,213 @@
+"""What a ledger's versions were made of, read again from the logs: weights, optimiser states, updates.
+
+Each log is read forward once, as far as it takes: ask for versions in ascending order. What is read lies on
+disk, at most what stands in the logs between a round's first update and its closing, and two versions; what
+is handed out are maps of it. Everything is checked against what the ledger and its own header say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+from types import TracebackType
+
+from coordinator.facts import Closed
+from coordinator.ledger import Ledger, Round
+from coordinator.models import CHECKPOINT
+from coordinator.optimizers import OptimizerState
+from coordinator.optimizers import make as make_optimizer
+from coordinator.shelf import Broken, Key, Message
+from coordinator.tapes import Damaged, NotRecorded, Snapshots, Tape
+from shared.broker.port import FIRST, Broker
+from shared.errors import MessageError
+from shared.messages import RoundTask, Update, order_id
+from shared.weights import Buffer, Layout, Weights
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An accepted update as the results log has it; `layout` is that of an initialise answer."""
+
+    row: Closed
+    update: Update
+    layout: Layout | None
+    payload: Buffer
+
+
+class Recording:
+    """A federation's versions from `since` on, played back. A context; not for several threads.
+
+    What it hands out is valid until a version two further on, or another round's updates, are asked for.
+    """
+
+    def __init__(self, broker: Broker, ledger: Ledger, folder: Path, since: int = 0) -> None:
+        """`folder` is where large payloads lie meanwhile; the system's own place if it isn't there."""
+        folder = folder if folder.is_dir() else Path(gettempdir())
+        self.ledger = ledger
+        rounds = [round_ for version, round_ in ledger.versions.items() if version >= since]
+        tasks_at, states_at = _starts(ledger, since)
+        rows = [row for round_ in rounds for row in round_.rows]
+        results_at = min((row.offset for row in rows), default=FIRST)
+        topology = ledger.topology
+
+        def tape(exchange: str, start: int) -> Tape:
+            return Tape(broker, exchange, topology.federation, start, folder)
+
+        self._tasks = Snapshots(tape(topology.rounds, tasks_at), ledger, "round task", RoundTask.KIND)
+        states = tape(topology.checkpoints, states_at)
+        self._states = Snapshots(states, ledger, "optimiser state", CHECKPOINT)
+        self._results = tape(topology.results, results_at)
+        self._wanted = {_key(row) for row in rows}
+        self._messages: dict[Key, Message] = {}
+        self._broken: dict[Key, Broken] = {}
+        self._round: Round | None = None
+        self._weights: dict[int, Weights] = {}
+
+    # --- versions
+
+    def weights(self, version: int) -> Weights:
+        """A version's weights, from its round task; their digest is the ledger's.
+
+        Raises:
+            NotRecorded: the log doesn't hold the task (any more, or yet).
+            Damaged: it holds one that is not what was published.
+        """
+        message = self._tasks.of(version)
+        self._weights = {known: kept for known, kept in self._weights.items() if known >= version - 1}
+        if version not in self._weights:
+            self._weights[version] = self._weights_of(message, version)
+        return self._weights[version]
+
+    def optimizer_state(self, version: int) -> OptimizerState:
+        """The server optimiser's state after it made a version; empty if it has none.
+
+        Raises:
+            NotRecorded, Damaged: as `weights`.
+        """
+        if not make_optimizer(self.ledger.config.server).slots:
+            return {}
+        message = self._states.of(version)
+        what = f"the optimiser state of version {version} at offset {message.offset}"
+        try:
+            layout = Layout.from_wire(message.header.get("layout"))
+            return layout.views(self._states.payload(message))
+        except MessageError as error:
+            raise Damaged(f"{what} can't be read: {error}") from error
+
+    def _weights_of(self, message: Message, version: int) -> Weights:
+        digest = self.ledger.versions[version].digest
+        what = f"the round task of version {version} at offset {message.offset}"
+        try:
+            task = RoundTask.from_header(message.header)
+            weights = Weights(Layout.from_wire(task.layout), self._tasks.payload(message))
+            weights.layout.views(weights.payload)
+        except MessageError as error:
+            raise Damaged(f"{what} can't be read: {error}") from error
+        if weights.digest != digest:
+            raise Damaged(f"{what} holds weights of digest {weights.digest[:12]}, not {digest[:12]}")
+        if task.run != self.ledger.run or task.version not in self.ledger.known_as[digest]:
+            raise Damaged(f"{what} says that it is version {task.version} of run {task.run}")
+        return weights
+
+    # --- updates
+
+    def updates(self, round_: Round) -> Iterator[Recorded]:
+        """The updates that a round counts, by client.
+
+        Raises:
+            NotRecorded, Damaged: as `update`, of the first that isn't there.
+        """
+        for row in round_.rows:
+            yield self.update(round_, row)
+
+    def update(self, round_: Round, row: Closed) -> Recorded:
+        """One of the updates that a round counts.
+
+        Raises:
+            NotRecorded: retention dropped it.
+            Damaged: it is not in the log as it was accepted.
+        """
+        self._turn_to(round_)
+        key = _key(row)
+        what = f"the update of {row.client} at offset {row.offset}"
+        self._read_to(round_, key)
+        if key in self._broken:
+            raise Damaged(f"{what} can't be read: {self._broken[key].reason}")
+        message = self._messages.get(key)
+        if message is None:
+            if self._results.first is None or row.offset < self._results.first:
+                raise NotRecorded(f"{what} is not in the log any more")
+            raise Damaged(f"{what} is missing from the log")
+        try:
+            update = Update.from_header(message.header)
+            layout = Layout.from_wire(update.layout) if update.work == "initialise" else None
+        except MessageError as error:
+            raise Damaged(f"{what} can't be read: {error}") from error
+        wrong = self._contradiction(row, update, message)
+        if wrong:
+            raise Damaged(f"{what} {wrong}")
+        return Recorded(row, update, layout, self._results.shelf.payload(message))
+
+    def _contradiction(self, row: Closed, update: Update, message: Message) -> str:
+        """What an update says otherwise than its payload or the ledger do, "" if nothing."""
+        if update.sha256 != message.sha256:
+            return "has a payload without the SHA-256 that it claims"
+        if (update.federation, update.run) != (self.ledger.topology.federation, self.ledger.run):
+            return "says that it belongs to another run"
+        for name in ("client", "id", "version", "examples"):
+            said, counted = getattr(update, name), getattr(row, name)
+            if said != counted:
+                return f"says that its {name} is {said!r}, and was accepted with {counted!r}"
+        if order_id(update.work, update.client, update.round, update.digest, update.turn) != update.id:
+            return "has an assignment id that is not that of what it answers"
+        return ""
+
+    def _turn_to(self, round_: Round) -> None:
+        """Gives back what another round's updates hold."""
+        if self._round is not None and self._round.number != round_.number:
+            for key in map(_key, self._round.rows):
+                message = self._messages.pop(key, None)
+                if message is not None:
+                    self._results.shelf.discard(message)
+        self._round = round_
+
+    def _read_to(self, round_: Round, key: Key) -> None:
+        """Reads on until the update is there, or can't come any more."""
+        while key in self._wanted and (round_.decided < 0 or self._results.position < round_.decided):
+            part = self._results.next()
+            if part is None:
+                return
+            if (part.user_id, part.message_id) not in self._wanted:
+                continue
+            taken = self._results.shelf.take(part)
+            if isinstance(taken, Broken):
+                self._broken[taken.key] = taken
+            elif taken is not None:
+                self._messages[taken.key] = taken
+            if taken is not None:
+                self._wanted.discard(taken.key)
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._weights.clear()
+        self._tasks.close()
+        self._states.close()
+        self._results.close()
+
+
+def _key(row: Closed) -> Key:
+    return (row.sender, row.message_id)
+
+
+def _starts(ledger: Ledger, since: int) -> tuple[int, int]:
+    """Offsets of the rounds and of the checkpoints log at or before what version `since` has there."""
+    if since not in ledger.versions:
+        return FIRST, FIRST
+    first = ledger.versions[ledger.unchanged_since(since)]
+    return first.task_from, first.checkpoint_from
