@@ -50,8 +50,8 @@ def judge(state: State, answer: Answer) -> Verdict:
 def unfit(state: State, answer: Answer) -> str:
     """Why an answer can't count in the open round, even if an operator lets it in; "" if it can.
 
-    Let in may be what only looks wrong: its sender, how many examples it claims, and (if `answer.refusal` says
-    nothing of them) how large its values are.
+    Let in may be what only looks wrong: its sender, how many examples it claims, and how large its values are
+    (if `answer.refusal` says nothing of them).
     """
     if answer.refusal:
         return answer.refusal
