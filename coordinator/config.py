@@ -112,10 +112,11 @@ class Evaluation(Table):
 
 
 class Log(Table):
-    """What each log keeps; in bytes and seconds once it is read."""
+    """What each log keeps, in bytes and seconds once it is read, and on how many nodes of a cluster."""
 
     max_bytes: Annotated[int, measured(BYTES, "20GB"), Field(ge=10**6, lt=2**60)] = 20 * 10**9
     max_age: Annotated[int, measured(SECONDS, "30d"), Field(ge=1, lt=2**40)] = 30 * 86_400
+    copies: Literal[1, 3, 5] = 1
 
 
 class Security(Table):

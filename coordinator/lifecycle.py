@@ -17,12 +17,14 @@ from coordinator.lease import describe, is_dead, make_token
 from coordinator.models import GlobalModel
 from coordinator.optimizers import make as make_optimizer
 from coordinator.output import Folder, Observer, Output
+from coordinator.recovery import make_journal
 from coordinator.service import Coordinator
 from coordinator.spool import Spool
 from coordinator.target import Target
 from coordinator.validation import Verdict
 from shared.errors import ConfigError, LogShortened
 from shared.observability import PlainFormatter
+from shared.topology import Topology
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +86,9 @@ def start_anew(target: Target, config: Config) -> None:
         raise ConfigError(
             f"federation {config.name!r} is being led by {describe(leader)}: stop it before you use --fresh"
         )
-    broker, topology = target.broker(), target.topology
+    broker, topology = target.broker(), Topology(config.name, config.log.copies)
     # No more than the journal: the other logs may be there with other limits than this configuration's.
-    exchange, log_of_events = topology.journal()
-    broker.declare([exchange], [log_of_events])
+    make_journal(broker, topology)
     sites = {site.name for site in config.local.sites}
     for record in journal.read(broker, topology):
         if record.entry.kind == "registered":

@@ -10,7 +10,7 @@ from coordinator.journal import Reader, Writer
 from coordinator.lease import describe
 from coordinator.output import Output
 from shared.broker.port import Broker
-from shared.errors import JournalError
+from shared.errors import JournalError, OtherArgumentsError
 from shared.runtime import Runtime
 from shared.topology import Topology
 
@@ -43,6 +43,20 @@ class Replay:
             self.unsure = frozenset(self.state.orders.keys() - before)
         elif entry.kind not in PASSING:
             self.unsure = frozenset()
+
+
+def make_journal(broker: Broker, topology: Topology) -> OtherArgumentsError | None:
+    """Declares the journal.
+
+    Returns: why not, if it was declared with another number of copies. It can be read all the same, and says
+    itself which configuration it is of.
+    """
+    exchange, log = topology.journal()
+    try:
+        broker.declare([exchange], [log])
+    except OtherArgumentsError as error:
+        return error
+    return None
 
 
 def catch_up(broker: Broker, topology: Topology, reader: Reader, replay: Replay, runtime: Runtime) -> None:

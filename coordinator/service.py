@@ -41,7 +41,7 @@ from coordinator.moves import (
 from coordinator.output import Output
 from coordinator.presence import presence_in
 from coordinator.reading import publish_mark
-from coordinator.recovery import Replay, catch_up, take_the_lead
+from coordinator.recovery import Replay, catch_up, make_journal, take_the_lead
 from coordinator.results import Results
 from coordinator.retention import Room
 from coordinator.rounds import next_wake, step
@@ -89,7 +89,7 @@ class Coordinator:
         self._runtime = runtime
         self._stop = stop or runtime.flag()
         self._clock = runtime.time
-        self._topology = Topology(config.name)
+        self._topology = Topology(config.name, config.log.copies)
         self._journal = Writer(broker, self._topology, token)
         self._mirror = Mirror(store, token)
         self._results = Results(spool, broker, self._topology, model, runtime)
@@ -201,12 +201,13 @@ class Coordinator:
     def _recover(self) -> None:
         """Reads the journal, and takes the lead behind its last entry."""
         broker, topology, reader = self._broker, self._topology, self._reader
-        exchange, events = topology.journal()
-        broker.declare([exchange], [events])
+        other = make_journal(broker, topology)
         replay = Replay(self._state, self._output)
         catch_up(broker, topology, reader, replay, self._runtime)
         self._state = replay.state
         self._check_config()
+        if other is not None:
+            raise other
         take_the_lead(broker, topology, self._journal, reader, replay, self._runtime)
         self._state, self._unsure = replay.state, replay.unsure
         self._dispatch.epoch = reader.epoch

@@ -31,10 +31,20 @@ class Target:
 
     @classmethod
     def of_run(cls, config: Config, out: Path | None, broker_url: str, state_url: str) -> Target:
-        """Where a run of this configuration has its things."""
+        """Where a run of this configuration has its things.
+
+        Raises:
+            ConfigError: its logs shall have copies, in one folder.
+        """
         folder = (out or Path("runs") / config.name).resolve()
         inside = str(folder / "log")
-        return cls(config.name, folder, broker_url or inside, state_url or inside)
+        target = cls(config.name, folder, broker_url or inside, state_url or inside)
+        if target.embedded and config.log.copies > 1:
+            raise ConfigError(
+                f"log.copies is {config.log.copies}, and the embedded broker is one folder: set it to 1, or "
+                f"name a cluster with --broker amqp://user:password@h1,h2,h3/vhost"
+            )
+        return target
 
     @classmethod
     def of_arguments(cls, place: Path | None, federation: str, broker_url: str, state_url: str) -> Target:

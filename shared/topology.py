@@ -1,7 +1,8 @@
 """Every name at the broker, and the arguments it is declared with.
 
 A redeclare with other arguments is refused by RabbitMQ, so arguments are constants (to change one, change the
-name's suffix), but for the limits of logs, which are part of the federation's configuration. Exchanges and
+name's suffix), but for the limits of logs and the number of copies, which are part of the federation's
+configuration. Exchanges and
 queues never share a name: with one name for both, a site that may read a stream and write an exchange could
 bind one to the other.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from shared.errors import ConfigError
@@ -25,6 +26,8 @@ DELIVERY_LIMIT = 10
 SEGMENT_BYTES = 100_000_000
 #: A log with a limit has at least so many segments when it is full.
 SEGMENTS = 8
+#: How RabbitMQ is told on how many nodes of a cluster a queue has copies.
+COPIES = {"stream": "x-initial-cluster-size", "quorum": "x-quorum-initial-group-size"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,15 @@ class Limits:
 class Topology:
     """The names of one federation at the broker.
 
+    `copies`: how many nodes of a cluster hold each log and queue, so that the federation outlives the death
+    of fewer than half of them. 1 leaves it to the broker, and the boxes to one node.
+
     Raises:
         ConfigError: the federation's name is no slug.
     """
 
     federation: str
+    copies: int = 1
 
     def __post_init__(self) -> None:
         check_slug("federation", self.federation)
@@ -146,7 +153,7 @@ class Topology:
     def journal(self) -> tuple[Exchange, Queue]:
         """What the journal takes, which is declared alike whatever the configuration says.
 
-        It has no limits: a state is folded from its first entry on.
+        It has no limits: a state is folded from its first entry on. Copies it has.
         """
         return Exchange(self.events, "topic"), self._log(self.events_log, self.events)
 
@@ -162,8 +169,8 @@ class Topology:
             self._log(self.results_log, self.results, limits),
             self.journal()[1],
             self._log(self.checkpoints_log, self.checkpoints, limits),
-            Queue(self.presence_box, "classic", self.presence, "#", presence),
-            Queue(self.dead_box, "classic", self.dead, ""),
+            self._copied(Queue(self.presence_box, "classic", self.presence, "#", presence)),
+            self._copied(Queue(self.dead_box, "classic", self.dead, "")),
         )
 
     def site_queue(self, site: str) -> Queue:
@@ -171,7 +178,7 @@ class Topology:
             "x-delivery-limit": DELIVERY_LIMIT,
             "x-dead-letter-exchange": self.dead,
         }
-        return Queue(self.assignments_of(site), "quorum", self.assignments, site, arguments)
+        return self._copied(Queue(self.assignments_of(site), "quorum", self.assignments, site, arguments))
 
     def _name(self, suffix: str) -> str:
         return f"warren.{self.federation}.{suffix}"
@@ -179,7 +186,15 @@ class Topology:
     def _log(self, name: str, exchange: str, limits: Limits | None = None) -> Queue:
         segment = limits.segment_bytes if limits else SEGMENT_BYTES
         arguments = {"x-stream-max-segment-size-bytes": segment, **(limits.arguments() if limits else {})}
-        return Queue(name, "stream", exchange, "#", arguments)
+        return self._copied(Queue(name, "stream", exchange, "#", arguments))
+
+    def _copied(self, queue: Queue) -> Queue:
+        """The queue with its copies; a classic one has none, and becomes a quorum queue."""
+        if self.copies == 1:
+            return queue
+        kind: Literal["stream", "quorum"] = "stream" if queue.kind == "stream" else "quorum"
+        copied: dict[str, str | int] = {COPIES[kind]: self.copies, "x-queue-leader-locator": "balanced"}
+        return replace(queue, kind=kind, arguments={**queue.arguments, **copied})
 
 
 def check_slug(what: str, name: str) -> str:

@@ -192,6 +192,11 @@ class RabbitNode(Service):
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/%2F"
 
+    @property
+    def data(self) -> Path:
+        """Where its queues lie."""
+        return self.folder / "data"
+
     def ctl(self, *arguments: str) -> str:
         """What `rabbitmqctl` prints.
 
@@ -242,7 +247,7 @@ class RabbitNode(Service):
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "none"),
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "none"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
-            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_MNESIA_BASE": str(self.data),
             "RABBITMQ_LOG_BASE": str(self.folder / "logs"),
             "RABBITMQ_LOGS": "-",
             "RABBITMQ_LOG": "warning",

@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from shared.broker.port import Part
-from shared.errors import BrokerError, BrokerUnreachable, NotDeclaredError, RefusedError, WarrenError
+from shared.errors import (
+    BrokerError,
+    BrokerUnreachable,
+    NotDeclaredError,
+    OtherArgumentsError,
+    RefusedError,
+    WarrenError,
+)
 
 Callback = Callable[..., None]
 
@@ -57,15 +64,23 @@ class Channel(Protocol):
         self,
         queue: str,
         on_message_callback: Callback,
+        auto_ack: bool = False,
         *,
-        arguments: Mapping[str, object],
+        arguments: Mapping[str, object] | None = None,
         callback: Callback,
     ) -> str: ...
     def basic_ack(self, delivery_tag: int) -> None: ...
     def basic_nack(self, delivery_tag: int, *, requeue: bool) -> None: ...
     def exchange_declare(self, exchange: str, exchange_type: str, *, durable: bool) -> None: ...
     def exchange_delete(self, exchange: str) -> None: ...
-    def queue_declare(self, queue: str, *, durable: bool, arguments: Mapping[str, object]) -> None: ...
+    def queue_declare(
+        self,
+        queue: str,
+        *,
+        passive: bool = False,
+        durable: bool = False,
+        arguments: Mapping[str, object] | None = None,
+    ) -> None: ...
     def queue_bind(self, queue: str, exchange: str, routing_key: str) -> None: ...
     def queue_delete(self, queue: str) -> None: ...
 
@@ -124,12 +139,13 @@ def text_of(reason: BaseException) -> str:
 def refusal_of(reason: BaseException) -> BrokerError | None:
     """The error for a channel that the broker closed for good cause; None where a retry may help."""
     text = text_of(reason)
+    other = "inequivalent arg" in text
     advice = next((advice for piece, advice in _ADVICE.items() if piece in text), "check names and settings")
     match code_of(reason):
         case 404:
             return NotDeclaredError(f"the broker finds {text}: {advice}")
         case 403 | 405 | 406:
-            return RefusedError(f"the broker refuses: {text}: {advice}")
+            return (OtherArgumentsError if other else RefusedError)(f"the broker refuses: {text}: {advice}")
     return None
 
 

@@ -79,6 +79,18 @@ class Errand:
             connection.abort("the broker didn't answer")
 
 
+def run(link: Link, steps: Steps) -> None:
+    """Takes the steps, and waits until they are taken; not on the link's own thread.
+
+    Raises:
+        BrokerError: the broker refuses, or doesn't do it in any of the tries.
+        BrokerUnreachable: there is no connection.
+    """
+    errand = Errand(link, steps)
+    link.run(lambda: link.add(errand))
+    errand.done.result()
+
+
 def declaring(exchanges: Iterable[Exchange], queues: Iterable[Queue]) -> Steps:
     """Makes exchanges and queues, and binds each queue."""
     made, filled = tuple(exchanges), tuple(queues)
@@ -92,6 +104,11 @@ def declaring(exchanges: Iterable[Exchange], queues: Iterable[Queue]) -> Steps:
             channel.queue_bind(queue.name, queue.exchange, queue.key)
 
     return steps
+
+
+def finding(queue: str) -> Steps:
+    """Fails if there is no such queue."""
+    return lambda channel: channel.queue_declare(queue, passive=True)
 
 
 def deleting(names: Iterable[str]) -> Steps:

@@ -8,10 +8,12 @@ loop. Other threads hand calls in with `run`. What lives on a connection (a publ
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Protocol
 
 from shared.broker._amqp import Connection, Loop
@@ -32,6 +34,14 @@ CLOSE_S = 3.0
 Open = Callable[[Loop, Callable[[Connection | WarrenError], None], Callable[[str], None]], Connection]
 
 
+@dataclass(frozen=True)
+class Door:
+    """One of the addresses that a broker, or a cluster of them, can be reached at."""
+
+    where: str
+    open: Open
+
+
 class Resident(Protocol):
     """What lives on a link; called on its thread only."""
 
@@ -48,17 +58,19 @@ class Resident(Protocol):
 class Link:
     """A connection that is made again when it is lost, until `close` or the user's `stop`.
 
+    Its doors are tried in turn: at first from any one on, then from the one behind the last that opened.
     `patience_s`: how long those who need a connection wait for one; None: as long as it takes. `ready` is
     done when there was a first connection, or the first wait for one is over.
     """
 
     def __init__(
-        self, loop: Loop, opener: Open, where: str, patience_s: float | None, stop: threading.Event
+        self, loop: Loop, doors: Sequence[Door], patience_s: float | None, stop: threading.Event
     ) -> None:
-        self.where = where
+        self.where = doors[0].where
         self.ready: Future[None] = Future()
         self._loop = loop
-        self._open = opener
+        self._doors = doors
+        self._next_door = random.randrange(len(doors))
         self._patience_s = patience_s
         self._stop = stop
         self._over = threading.Event()
@@ -68,7 +80,7 @@ class Link:
         self._lost: str | None = None
         self._ended = False
         self._ending = threading.Lock()
-        self._thread = threading.Thread(target=self._live, name=f"broker {where}", daemon=True)
+        self._thread = threading.Thread(target=self._live, name=f"broker {self.where}", daemon=True)
 
     def start(self) -> None:
         """Begins to connect."""
@@ -134,14 +146,33 @@ class Link:
 
     def _attempt(self) -> Connection:
         try:
-            return self._dial()
+            return self._dial_any()
         except WarrenError as error:
             if isinstance(error, RefusedError) or self._patience() <= 0:
                 self._give_up(error)
             raise
 
-    def _dial(self) -> Connection:
-        """A new connection.
+    def _dial_any(self) -> Connection:
+        """A new connection, through the first door that opens.
+
+        Raises:
+            BrokerUnreachable: nobody answers, or the link is to end.
+            RefusedError: the broker doesn't let us in.
+        """
+        errors: dict[str, WarrenError] = {}
+        for _ in self._doors:
+            door = self._doors[self._next_door]
+            self._next_door = (self._next_door + 1) % len(self._doors)
+            try:
+                return self._dial(door)
+            except (BrokerUnreachable, RefusedError) as error:
+                errors[door.where] = error
+            if self._over.is_set():
+                break
+        raise _summary([errors[door.where] for door in self._doors if door.where in errors])
+
+    def _dial(self, door: Door) -> Connection:
+        """A new connection through one door.
 
         Raises:
             BrokerUnreachable: nobody answers, or the link is to end.
@@ -154,7 +185,8 @@ class Link:
             self._loop.stop()
 
         self._lost = None
-        connection = self._open(self._loop, settle, self._lose)
+        self.where = door.where
+        connection = door.open(self._loop, settle, self._lose)
         self._run_until(lambda: bool(outcome) or self._over.is_set())
         if not outcome:
             connection.abort("no longer wanted")
@@ -233,3 +265,12 @@ class Link:
 
     def _closed(self) -> BrokerUnreachable:
         return BrokerUnreachable(f"the connection to the broker at {self.where} was closed: connect again")
+
+
+def _summary(errors: Sequence[WarrenError]) -> WarrenError:
+    """The error for doors that all stay shut; of the first refusal, if there is any. The same each time,
+    wherever the round through the doors began."""
+    worst = next((error for error in errors if isinstance(error, RefusedError)), errors[0])
+    if len(errors) == 1:
+        return worst
+    return type(worst)(f"none of the broker's {len(errors)} hosts lets us in; of one of them: {worst}")

@@ -21,7 +21,7 @@ from typing import Any
 from shared.broker._database import Database
 from shared.broker._segments import Place, Segments
 from shared.broker.port import Part, Publication
-from shared.errors import NotDeclaredError, RefusedError, UnroutableError
+from shared.errors import NotDeclaredError, OtherArgumentsError, RefusedError, UnroutableError
 from shared.topology import Exchange, Queue
 
 #: Queue arguments that mean something here, or are harmless to leave out.
@@ -76,7 +76,7 @@ def declare_exchange(db: Connection, exchange: Exchange) -> None:
     if found is None:
         db.execute("INSERT INTO exchanges VALUES (?, ?)", (exchange.name, exchange.kind))
     elif found[0] != exchange.kind:
-        raise RefusedError(
+        raise OtherArgumentsError(
             f"exchange {exchange.name} is there as {found[0]}, not {exchange.kind}: "
             "delete it, or take another name"
         )
@@ -101,7 +101,7 @@ def declare_queue(db: Connection, queue: Queue) -> None:
     if found is None:
         db.execute("INSERT INTO queues (name, kind, arguments) VALUES (?, ?, ?)", (queue.name, *wanted))
     elif found != wanted:
-        raise RefusedError(
+        raise OtherArgumentsError(
             f"queue {queue.name} is there with other arguments ({' '.join(found)}): "
             "delete it, or take another name"
         )

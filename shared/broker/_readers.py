@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from shared.broker._amqp import Channel, Connection, code_of, headers_of, number, part_of, refusal_of, text_of
@@ -25,6 +26,8 @@ CLOCK_SKEW = timedelta(seconds=60)
 #: A stream that was attached to again where it was read to gives its last part once more; one that gives
 #: nothing for so long, in seconds, no longer has it.
 SILENCE_S = 15.0
+#: What a cluster's node says of a stream that only others have copies of.
+ELSEWHERE = "replica on the local node"
 #: How long the broker may take to answer the end of a consumer.
 CLOSE_S = 5.0
 
@@ -162,6 +165,11 @@ class Reader(ABC):
             return  # our own doing, or `down` is next
         self._channel = None
         refusal = refusal_of(reason)
+        if ELSEWHERE in text_of(reason):
+            self._link.later(
+                self._pauses.next(), partial(self._connection.abort, f"{self._queue} isn't there")
+            )
+            return
         if code_of(reason) == 404:
             self._wait_for_queue()
         elif refusal is not None and not self.started.done():

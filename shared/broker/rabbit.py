@@ -1,7 +1,8 @@
 """The broker at RabbitMQ; the one file that touches pika.
 
 A `RabbitBroker` has one connection for what it publishes, declares and consumes from queues, and one more
-for each log it follows. Each connection belongs to a thread of its own (`_link.py`).
+for each log it follows. Each connection belongs to a thread of its own (`_link.py`), and may go to any of
+the hosts that the URL names.
 
 Safe against kills on RabbitMQ 4; 3.10 may lose confirmed stream messages when it is killed again just
 after a restart. Against a power cut it takes three nodes: streams don't fsync.
@@ -21,12 +22,14 @@ import pika  # type: ignore[import-untyped]
 from pika.adapters.select_connection import IOLoop  # type: ignore[import-untyped]
 from pika.adapters.utils.io_services_utils import _AsyncTransportBase  # type: ignore[import-untyped]
 
+from shared.broker._address import each_host
 from shared.broker._amqp import Channel, Connection, Loop, why_not, words_of
-from shared.broker._errand import Errand, Steps, declaring, deleting
-from shared.broker._link import Link
+from shared.broker._errand import declaring, deleting, run
+from shared.broker._link import Door, Link
+from shared.broker._nodes import REPLY_TO, Census
 from shared.broker._publisher import Job, Publisher, check_names
 from shared.broker._readers import Consumer, Follower, Reader
-from shared.broker.port import NEXT, Delivery, Publication, Sink, Subscription
+from shared.broker.port import NEXT, Delivery, Lost, Publication, Sink, Subscription
 from shared.errors import ConfigError, UnconfirmedError, WarrenError
 from shared.topology import Exchange, Queue
 
@@ -36,6 +39,8 @@ HEARTBEAT_S = 30
 #: How long connecting may take: the socket, and with the login.
 SOCKET_TIMEOUT_S = 10.0
 LOGIN_TIMEOUT_S = 15.0
+#: How long a host may take when nodes are counted.
+NODE_PATIENCE_S = 5.0
 #: What pika raises when it decodes a delivery's properties that make no sense.
 _UNREADABLE = (
     ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError, struct.error,
@@ -58,7 +63,7 @@ def connect(
     persist: bool = False,
     stop: threading.Event | None = None,
 ) -> RabbitBroker:
-    """The broker at an `amqp://` or `amqps://` URL.
+    """The broker at an `amqp://` or `amqps://` URL, which may name several hosts between commas.
 
     `login_name`: who publishes, as the broker knows it; by default the URL's user. `patience_s`: how long
     those who need a connection wait for one; None: as long as it takes. `confirm_timeout_s`: how long the
@@ -70,9 +75,10 @@ def connect(
         RefusedError: the broker doesn't let us in.
         BrokerUnreachable: it doesn't answer in time.
     """
-    parameters = _parameters(url, patience_s)
-    login = parameters.credentials.username if login_name is None else login_name
-    broker = RabbitBroker(parameters, login, patience_s, confirm_timeout_s, stop or threading.Event())
+    parameters = [_parameters(each, patience_s) for each in each_host(url)]
+    login = parameters[0].credentials.username if login_name is None else login_name
+    doors = [_door(each) for each in parameters]
+    broker = RabbitBroker(doors, login, patience_s, confirm_timeout_s, stop or threading.Event())
     try:
         broker.open()
         if persist:
@@ -88,14 +94,13 @@ class RabbitBroker:
 
     def __init__(
         self,
-        parameters: Any,
+        doors: Sequence[Door],
         login: str,
         patience_s: float | None,
         confirm_timeout_s: float,
         stop: threading.Event,
     ) -> None:
-        self._parameters = parameters
-        self._where = f"{parameters.host}:{parameters.port}"
+        self._doors = doors
         self._login = login
         self._patience_s = patience_s
         self._timeout_s = confirm_timeout_s
@@ -103,6 +108,8 @@ class RabbitBroker:
         self._link = self._new_link()
         self._publisher = Publisher(self._link, self._send, confirm_timeout_s)
         self._subscriptions: set[Subscription] = set()
+        question = pika.BasicProperties(reply_to=REPLY_TO)
+        self._census = Census(doors, lambda door: Link(IOLoop(), [door], NODE_PATIENCE_S, stop), question)
 
     def open(self) -> None:
         """Connects."""
@@ -126,11 +133,13 @@ class RabbitBroker:
             self._publish(publications, then_ack)
             return seen()
 
-    def follow(self, log: str, start: int, sink: Sink, *, prefetch: int = 8) -> Subscription:
+    def follow(
+        self, log: str, start: int, sink: Sink, *, prefetch: int = 8, lost: Lost | None = None
+    ) -> Subscription:
         link = self._new_link()
         link.start()
         try:
-            return self._subscribe(link, Follower(link, log, start, sink, prefetch))
+            return self._subscribe(link, Follower(link, log, start, sink, prefetch, lost))
         except BaseException:
             link.close()
             raise
@@ -139,10 +148,13 @@ class RabbitBroker:
         return self._subscribe(self._link, Consumer(self._link, queue, sink, prefetch))
 
     def declare(self, exchanges: Iterable[Exchange], queues: Iterable[Queue]) -> None:
-        self._run_errand(declaring(exchanges, queues))
+        made = tuple(queues)
+        for queue in made:
+            self._census.check(queue, self._off_thread())
+        run(self._off_thread(), declaring(exchanges, made))
 
     def delete(self, names: Iterable[str]) -> None:
-        self._run_errand(deleting(names))
+        run(self._off_thread(), deleting(names))
 
     def close(self) -> None:
         for subscription in tuple(self._subscriptions):
@@ -194,11 +206,6 @@ class RabbitBroker:
         self._subscriptions.add(reader)
         return reader
 
-    def _run_errand(self, steps: Steps) -> None:
-        errand = Errand(self._link, steps)
-        self._off_thread().run(lambda: self._link.add(errand))
-        errand.done.result()
-
     def _off_thread(self) -> Link:
         """The link, for who is going to wait for it.
 
@@ -223,23 +230,7 @@ class RabbitBroker:
         channel.basic_publish(publication.exchange, publication.key, bytes(part.body), properties, True)
 
     def _new_link(self) -> Link:
-        return Link(IOLoop(), self._dial, self._where, self._patience_s, self._stop)
-
-    def _dial(
-        self, loop: Loop, settle: Callable[[Connection | WarrenError], None], lost: Callable[[str], None]
-    ) -> Connection:
-        connection: Connection = _Connection(
-            self._parameters,
-            on_open_callback=settle,
-            on_open_error_callback=lambda _, error: settle(self._why_not(error)),
-            on_close_callback=lambda _, reason: lost(words_of(reason)),
-            custom_ioloop=loop,
-        )
-        return connection
-
-    def _why_not(self, error: BaseException) -> WarrenError:
-        user, vhost = self._parameters.credentials.username, self._parameters.virtual_host
-        return why_not(error, self._where, user, vhost)
+        return Link(IOLoop(), self._doors, self._patience_s, self._stop)
 
 
 class _Connection(pika.SelectConnection):  # type: ignore[misc]
@@ -277,3 +268,24 @@ def _parameters(url: str, patience_s: float | None) -> Any:
     name = f"Warren as {parameters.credentials.username}"
     parameters.client_properties = {"connection_name": name, **(parameters.client_properties or {})}
     return parameters
+
+
+def _door(parameters: Any) -> Door:
+    where = f"{parameters.host}:{parameters.port}"
+
+    def because(error: BaseException) -> WarrenError:
+        return why_not(error, where, parameters.credentials.username, parameters.virtual_host)
+
+    def dial(
+        loop: Loop, settle: Callable[[Connection | WarrenError], None], lost: Callable[[str], None]
+    ) -> Connection:
+        connection: Connection = _Connection(
+            parameters,
+            on_open_callback=settle,
+            on_open_error_callback=lambda _, error: settle(because(error)),
+            on_close_callback=lambda _, reason: lost(words_of(reason)),
+            custom_ioloop=loop,
+        )
+        return connection
+
+    return Door(where, dial)

@@ -69,6 +69,20 @@ def test_limits_are_arguments_of_all_logs_but_the_journal() -> None:
     assert (made["presence.box"].arguments, made["dead.box"].arguments) == (PRESENCE, {})
 
 
+@pytest.mark.parametrize("copies", [3, 5])
+def test_copies_are_arguments_of_everything_that_survives_a_node(copies: int) -> None:
+    topology = Topology("hospitals", copies)
+    once = {queue.name: queue for queue in (*TOPOLOGY.queues(), TOPOLOGY.site_queue("north-1"))}
+    for queue in (*topology.queues(), topology.site_queue("north-1")):
+        is_log = queue.name.endswith(".log")
+        count = "x-initial-cluster-size" if is_log else "x-quorum-initial-group-size"
+        assert queue.kind == ("stream" if is_log else "quorum")
+        assert queue.arguments == {
+            **once[queue.name].arguments, count: copies, "x-queue-leader-locator": "balanced",
+        }  # fmt: skip
+    assert topology.journal()[1] in topology.queues(Limits(1_000_000, 1))
+
+
 def test_segments_are_small_beside_the_limit() -> None:
     assert Limits(1_000_000, 1).segment_bytes == 125_000
     assert Limits(10**12, 1).segment_bytes == 100_000_000
