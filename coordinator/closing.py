@@ -15,7 +15,8 @@ def close(turn: Turn, now: float, chosen: Sequence[Answer], *, skipped: bool = F
     """Fixes what the round counts, and has the next version made of it."""
     state = turn.state
     rows = sorted(
-        Closed(a.client, a.id, a.version, a.examples, a.offset, a.message_id, a.sender) for a in chosen
+        Closed(a.client, a.id, a.version, a.examples, a.offset, a.message_id, a.sender, a.head)
+        for a in chosen
     )
     counted = {row.id for row in rows}
     for answer in state.accepted.values():

@@ -73,6 +73,7 @@ class Order:
 class Answer:
     """An update as it lies in the results log; `refusal` is what its bytes alone already made of it.
 
+    `head` is the SHA-256 of its header as it was sent, in hex; the header holds that of the payload.
     `forged`: they contradict themselves, so they are no answer of the client's.
     """
 
@@ -91,13 +92,14 @@ class Answer:
     evaluated: int = 0
     evaluation: Mapping[str, float] = field(default_factory=dict)
     nbytes: int = 0
+    head: str = ""
     error: str = ""
     refusal: str = ""
     forged: bool = False
 
 
 class Closed(NamedTuple):
-    """One accepted update in a `round-closing` entry."""
+    """One accepted update in a `round-closing` entry; by its `head` no bit of it can change unnoticed."""
 
     client: str
     id: str
@@ -106,6 +108,7 @@ class Closed(NamedTuple):
     offset: int
     message_id: str
     sender: str
+    head: str = ""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def answer_of(
     answer = replace(
         claimed(update, arrival.first, sender, message_id),
         nbytes=arrival.nbytes,
+        head=arrival.head,
         refusal=refusal,
         forged=bool(forged),
     )

@@ -26,13 +26,17 @@ MEMORY_BYTES = 32 << 20
 
 @dataclass
 class Message:
-    """A message of a log: `offset` is that of its first part; whole once `done`."""
+    """A message of a log: `offset` is that of its first part; whole once `done`.
+
+    `head` is the SHA-256, in hex, of all that stands before the payload.
+    """
 
     key: Key
     header: Mapping[str, Any]
     offset: int
     parts: int
     nbytes: int
+    head: str
     received: int = 0
     next_part: int = 1
     done: bool = False
@@ -106,8 +110,10 @@ class Shelf:
 
     def _begin(self, key: Key, part: Part) -> Message | None:
         header, payload = codec.decode(part.body)
-        nbytes = part.nbytes - (len(part.body) - len(payload))
-        message = Message(key, header, part.offset, part.parts, nbytes)
+        header_bytes = len(part.body) - len(payload)
+        head = hashlib.sha256(memoryview(part.body)[:header_bytes]).hexdigest()
+        nbytes = part.nbytes - header_bytes
+        message = Message(key, header, part.offset, part.parts, nbytes, head)
         if part.parts == 1:
             return self._single(message, payload)
         if len(payload) or nbytes <= 0:

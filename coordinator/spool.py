@@ -31,7 +31,10 @@ HEADER_FACTOR = 8
 
 @dataclass
 class Arrival:
-    """A message on its way: `first` and `last` are offsets in the results log. Whole once `done`."""
+    """A message on its way: `first` and `last` are offsets in the results log. Whole once `done`.
+
+    `head` is the SHA-256, in hex, of all that stands before the payload.
+    """
 
     key: Key
     update: Update
@@ -39,6 +42,7 @@ class Arrival:
     parts: int
     nbytes: int
     header_bytes: int
+    head: str
     last: int = -1
     received: int = 0
     next_part: int = 1
@@ -73,11 +77,18 @@ class Spool:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._slots = Slots(folder)
         self.limit: int | None = None
         self._unfinished: dict[Key, Arrival] = {}
         self._whole: dict[Key, Arrival] = {}
         self._in_memory = 0
+
+    def another(self) -> Spool:
+        """One more in the same folder, for payloads as large; it holds nothing yet."""
+        spool = Spool(self._folder)
+        spool.limit = self.limit
+        return spool
 
     def take(self, part: Part) -> Arrival | Broken | None:
         """Takes the next part of the log; returns what it completed or broke."""
@@ -122,12 +133,13 @@ class Spool:
             return None
         header, payload = codec.decode(part.body)
         header_bytes = len(part.body) - len(payload)
+        head = hashlib.sha256(memoryview(part.body)[:header_bytes]).hexdigest()
         size = part.nbytes - header_bytes
         if self.limit is not None and size > self.limit:
             raise OversizeError(f"its payload of {size} bytes is over the model's {self.limit}")
         # Only what is an update is held at all: other headers may be anything, and large.
         update = Update.from_header(header)
-        arrival = Arrival(key, update, part.offset, part.parts, size, header_bytes)
+        arrival = Arrival(key, update, part.offset, part.parts, size, header_bytes, head)
         if part.parts == 1:
             return self._single(arrival, part, payload)
         if len(payload) or size <= 0:
