@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from math import floor
@@ -12,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from coordinator.facts import Rules
+from coordinator.facts import Rules, config_digest
 from coordinator.mistakes import sentence
 from coordinator.selection import Selection
 from coordinator.units import BYTES, SECONDS, measured
@@ -184,7 +182,7 @@ class Config(Table):
 
     def digest(self) -> str:
         """SHA-256, in hex, of the binding part."""
-        return hashlib.sha256(json.dumps(self.binding(), sort_keys=True).encode()).hexdigest()
+        return config_digest(self.binding())
 
     def normalise(self) -> Literal["count", "weights"]:
         """How weights become a mean: by example counts in rounds; in buffered mode as the table says."""

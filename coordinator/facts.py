@@ -7,6 +7,8 @@ recovers, takes over or replays knows what the one before it knew.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -110,6 +112,11 @@ class Closed(NamedTuple):
     sender: str
     head: str = ""
 
+    @classmethod
+    def of(cls, a: Answer) -> Closed:
+        """The row of an answer that a round counts."""
+        return cls(a.client, a.id, a.version, a.examples, a.offset, a.message_id, a.sender, a.head)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -201,6 +208,11 @@ class State:
     def answered(self, id_: str, outcome: Outcome) -> State:
         """The state once the order has that outcome and nobody waits for it."""
         return replace(self, outcome={**self.outcome, id_: outcome}, waiting=_without(self.waiting, {id_}))
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of what every run of a federation must agree on."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def apply(state: State, entry: Entry) -> State:
@@ -306,7 +318,9 @@ def _closing(state: State, entry: Entry) -> State:
 
 
 def _results_lost(state: State, entry: Entry) -> State:
-    return replace(state, decided=-1, read_from=-1, gap=entry.data["end"])
+    end = entry.data["end"]
+    there = tuple((position, answer) for position, answer in state.readmitted if answer.offset < end)
+    return replace(state, decided=-1, read_from=-1, gap=end, readmitted=there)
 
 
 def _closed(state: State, entry: Entry) -> State:

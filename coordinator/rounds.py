@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from coordinator.closing import close, conclude, finish, freshest, quorum_lost
-from coordinator.facts import Answer, Phase, State
+from coordinator.facts import Answer, Phase, State, config_digest
 from coordinator.issuing import ask_again, evaluate_last, fill, initialise_elsewhere, move_on, replace_failed
 from coordinator.moves import (
     Admit,
@@ -57,7 +57,9 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     turn = Turn(state)
     match event:
         case Started():
-            turn.append("federation-started", event.now, {"run": event.run, "config": dict(event.config)})
+            config = dict(event.config)
+            data = {"run": event.run, "config": config, "digest": config_digest(config)}
+            turn.append("federation-started", event.now, data)
         case Seen():
             _seen(turn, event)
         case Answered():
