@@ -14,10 +14,7 @@ from shared.messages import MAX_METRICS
 def close(turn: Turn, now: float, chosen: Sequence[Answer], *, skipped: bool = False) -> None:
     """Fixes what the round counts, and has the next version made of it."""
     state = turn.state
-    rows = sorted(
-        Closed(a.client, a.id, a.version, a.examples, a.offset, a.message_id, a.sender, a.head)
-        for a in chosen
-    )
+    rows = sorted(map(Closed.of, chosen))
     counted = {row.id for row in rows}
     for answer in state.accepted.values():
         if answer.id not in counted:

@@ -22,7 +22,7 @@ from coordinator.reading import read_log
 from coordinator.recipe import Recipe
 from shared import codec
 from shared.broker.port import FIRST, Broker, Publication
-from shared.errors import ConfigError, JournalError, MessageError
+from shared.errors import ConfigError, FederationFailed, JournalError, MessageError
 from shared.messages import RoundTask, check_protocol
 from shared.runtime import THREADS, Runtime
 from shared.topology import Topology
@@ -105,6 +105,14 @@ class GlobalModel:
         self._task = TaskRef(state.digest, parts[0].message_id, len(parts), nbytes, self._hint)
         return self._task, publications, 0 if publications else nbytes
 
+    def look_for_task(self) -> None:
+        """Has the version's task published again if the log doesn't hold it: the broker may have lost it."""
+        task = self._task
+        if task is None or find_task(self._broker, self._topology, task.offset, task.digest, self._runtime):
+            return
+        log.warning("the rounds log has lost version %s of the model: publishing it again", task.digest[:12])
+        self._task = None
+
     def publish_again(self, state: State, epoch: int) -> None:
         """Publishes the version and its optimiser state once more: the broker may have lost them."""
         if self.weights is not None and self.weights.digest == state.digest:
@@ -134,6 +142,16 @@ class GlobalModel:
             self.weights, self._slots = self._recipe.follow(self.weights, self._slots, state.version, updates)
         self._keep_checkpoint(self.weights.digest)
         return self.weights.digest
+
+    def bears(self, version: int, row: Closed, delta: Buffer) -> str:
+        """Why nothing finite would come of an update, were it the only one; "" if something would."""
+        assert self.weights is not None
+        try:
+            _, slots = self._recipe.follow(self.weights, self._slots, version, [(row, delta)])
+        except FederationFailed as error:
+            return f"the model can't be moved by it: {error}"
+        large = next((name for name, slot in slots.items() if not np.isfinite(slot).all()), None)
+        return f"it would make the server optimiser's {large!r} infinite" if large else ""
 
     def _initial(self, rows: Sequence[Closed], payloads: Payloads) -> Weights:
         if self._config.model.initial != "site":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from coordinator import intake
 from coordinator.facts import Answer, Closed
@@ -28,6 +28,7 @@ class Results:
         runtime: Runtime = THREADS,
     ) -> None:
         self._spool = spool
+        self._let_in: dict[Key, Spool] = {}
         self._broker = broker
         self._topology = topology
         self._model = model
@@ -46,14 +47,37 @@ class Results:
         """The lowest offset that a recovering coordinator still needs, this one having read to `position`."""
         return self._spool.read_from(position)
 
+    def again(self, parts: Iterable[Part]) -> Answer | None:
+        """Takes a message's parts once more, apart from what arrives; values may be of any size.
+
+        Its payload is held until it is forgotten, or the round is over. None: the parts don't make it whole.
+        """
+        spool = self._spool.another()
+        arrived = next((taken for part in parts if (taken := spool.take(part)) is not None), None)
+        if isinstance(arrived, Arrival):
+            self._let_in[arrived.key] = spool
+            return self._answer(arrived, lenient=True)
+        spool.close()
+        return None if arrived is None else intake.broken(arrived)
+
+    def payload(self, answer: Answer) -> Buffer | None:
+        """What is held of an answer's payload."""
+        return self._held((answer.sender, answer.message_id))
+
     def forget(self, answer: Answer) -> None:
         """Gives back what an answer holds."""
-        self._spool.discard((answer.sender, answer.message_id))
+        key = (answer.sender, answer.message_id)
+        self._spool.discard(key)
+        if key in self._let_in:
+            self._let_in.pop(key).close()
 
     def turn_over(self, counted: Sequence[Closed], oldest: int, newest: int) -> None:
         """A version was made of `counted`: drops them, and what is unfinished on bases out of that range."""
         for row in counted:
             self._spool.discard(_key(row))
+        for spool in self._let_in.values():
+            spool.close()
+        self._let_in.clear()
         self._layouts.clear()
         self._spool.forget_outside(oldest, newest)
         if self._model.layout is not None:
@@ -65,11 +89,11 @@ class Results:
         Raises:
             JournalError: the log does not hold it either.
         """
-        held = {_key(row): self._spool.payload(_key(row)) for row in rows}
+        held = {_key(row): self._held(_key(row)) for row in rows}
         lost = [row for row in rows if held[_key(row)] is None]
         if lost:
             self._reread(lost)
-            held |= {_key(row): self._spool.payload(_key(row)) for row in lost}
+            held |= {_key(row): self._held(_key(row)) for row in lost}
         for row in rows:
             payload = held[_key(row)]
             if payload is None:
@@ -80,13 +104,17 @@ class Results:
             yield row, self._layouts.get(row.message_id), payload
 
     def close(self) -> None:
-        self._spool.close()
+        for spool in (self._spool, *self._let_in.values()):
+            spool.close()
 
-    def _answer(self, arrival: Arrival) -> Answer:
-        payload = self._spool.payload(arrival.key)
+    def _held(self, key: Key) -> Buffer | None:
+        return self._let_in.get(key, self._spool).payload(key)
+
+    def _answer(self, arrival: Arrival, *, lenient: bool = False) -> Answer:
+        payload = self._held(arrival.key)
         assert payload is not None
-        federation = self._topology.federation
-        answer, layout = intake.answer_of(arrival, payload, federation, self.run, self._model.layout)
+        federation, model = self._topology.federation, self._model.layout
+        answer, layout = intake.answer_of(arrival, payload, federation, self.run, model, lenient=lenient)
         if layout is not None:
             self._layouts[answer.message_id] = layout
         return answer

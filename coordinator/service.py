@@ -10,6 +10,7 @@ from functools import partial
 from math import inf
 
 from coordinator.config import Config, differences
+from coordinator.desk import Desk
 from coordinator.dispatch import Dispatch
 from coordinator.facts import Answer, Entry, Phase, State
 from coordinator.issuing import missing_sites, wanted
@@ -50,7 +51,7 @@ from coordinator.state.port import StateStore
 from shared import codec
 from shared.broker.port import FIRST, Broker, Delivery, Subscription
 from shared.errors import ConfigError, FederationFailed, LogShortened, MessageError
-from shared.messages import Assignment, Mark
+from shared.messages import Assignment, Mark, Readmit
 from shared.runtime import THREADS, Flag, Inbox, Runtime
 from shared.topology import Topology
 
@@ -93,12 +94,14 @@ class Coordinator:
         self._journal = Writer(broker, self._topology, token)
         self._mirror = Mirror(store, token)
         self._results = Results(spool, broker, self._topology, model, runtime)
+        self._desk = Desk(broker, self._topology, self._results, model, runtime)
         self._dispatch = Dispatch(config, broker, self._topology, model)
         self._room = Room(config)
         self._state = State(config.rules())
         self._inbox: Inbox[Call | None] = runtime.inbox()
         self._reader = Reader()
         self._keeper: Keeper | None = None
+        self._subscriptions: list[Subscription] = []
         self._mark = ""
         self._read_to = -1
         self._unsure: frozenset[str] = frozenset()
@@ -123,17 +126,16 @@ class Coordinator:
         if not acquire(self._store, self._token, self._stop):
             return 130
         self._keeper = keeper = Keeper(self._store, self._token, runtime=self._runtime)
-        subscriptions: list[Subscription] = []
         try:
             self._recover()
             if self._state.phase is Phase.FINISHED:
                 return self._was_finished()
             self._survey(resend)
-            self._subscribe(subscriptions)
+            self._subscribe()
             self._loop()
             return self._leave()
         finally:
-            for subscription in subscriptions:
+            for subscription in self._subscriptions:
                 subscription.close()
             self._results.close()
             keeper.close()
@@ -247,10 +249,9 @@ class Coordinator:
             self._unsure = frozenset(self._state.orders)
         self._read_to = self._state.decided
 
-    def _subscribe(self, subscriptions: list[Subscription]) -> None:
-        """Adds the subscriptions as they begin."""
+    def _subscribe(self) -> None:
         broker, topology, epoch = self._broker, self._topology, self._dispatch.epoch
-        add, lost = subscriptions.append, self._shortened
+        add, lost = self._subscriptions.append, self._shortened
         watching = watch(Reader(trusted=epoch), self._token)
         add(broker.follow(topology.events_log, epoch, self._sink(lambda d: watching(d.part)), lost=lost))
         self._feed(Resumed(self._clock()))
@@ -258,7 +259,6 @@ class Coordinator:
         result = self._sink(self._result)
         add(broker.follow(topology.results_log, start, result, prefetch=PREFETCH, lost=lost))
         add(broker.consume(topology.presence_box, self._sink(self._presence), prefetch=100))
-        add(broker.consume(topology.dead_box, self._sink(self._dead), prefetch=100))
 
     def _sink(self, handler: Handler) -> Callable[[Delivery], None]:
         def handle(delivery: Delivery) -> None:
@@ -281,7 +281,7 @@ class Coordinator:
         part = delivery.part
         if part.kind == Mark.KIND:
             if part.message_id == self._mark:
-                self._feed(CaughtUp(self._clock(), self._unsure))
+                self._caught_up()
             return
         self._bytes_in += len(part.body)
         self._room.offered(self._state, part)
@@ -292,6 +292,12 @@ class Coordinator:
             self._results.forget(answer)
             return
         self._feed(Answered(self._clock(), answer, part.offset, self._results.read_from(part.offset)))
+
+    def _caught_up(self) -> None:
+        self._feed(CaughtUp(self._clock(), self._unsure))
+        # What died, or an operator asks for, is looked at when all that was answered is known.
+        dead_box = self._broker.consume(self._topology.dead_box, self._sink(self._dead), prefetch=100)
+        self._subscriptions.append(dead_box)
 
     def _had_its_verdict(self, answer: Answer, offset: int) -> bool:
         """Whether it is read again only for what was unfinished beside it, or since the log lost its end."""
@@ -309,6 +315,11 @@ class Coordinator:
         self._feed(Seen(now, presence.site, tuple(presence.partitions)))
 
     def _dead(self, delivery: Delivery) -> None:
+        if delivery.part.kind == Readmit.KIND:
+            appeal = self._desk.receive(delivery.part, self._state)
+            if appeal is not None:
+                self._feed(appeal)
+            return
         try:
             codec.check_part(delivery.part)
             assignment = Assignment.from_header(codec.decode(delivery.part.body)[0])
