@@ -46,6 +46,7 @@ def _line(closing: Entry, closed: Entry) -> dict[str, Any]:
         "duplicate": counts["duplicate"],
         "rejected": counts["refused"],
         "failed": counts["failed"],
+        "readmitted": counts.get("readmitted", 0),
         "skipped": closed.data["skipped"],
         "metrics": closing.data["metrics"],
         "evaluated": {client: {"examples": n, **metrics} for client, n, metrics in closing.rows[2]},

@@ -124,5 +124,7 @@ def _sections(state: State, waiting_for: str) -> dict[Section, Mapping[str, str]
             site: json.dumps({"clients": count, "absent": absent, "seen": seen})
             for site, (count, absent, seen) in sites.items()
         },
-        "refused": {reason: str(count) for reason, (count, _) in state.refusals.items()},
+        "refused": {
+            reason: json.dumps([count, offsets]) for reason, (count, offsets) in state.refusals.items()
+        },
     }

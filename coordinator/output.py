@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: Entries with metrics of the version in hand: its successor is made only after the closing entry.
 SCORED = ("round-closing", "evaluated")
+#: What else happened to a round's updates, where it did.
+TOLD = ("late", "rejected", "failed", "duplicate", "readmitted")
 
 
 class Observer(Protocol):
@@ -115,6 +117,8 @@ class Output:
     def written(self, entry: Entry, weights: Weights | None) -> None:
         """Takes in an entry that was just appended, while the federation stands at `weights`."""
         line = self._history.feed(entry)
+        if entry.kind == "readmitted":
+            log.info(readmission_text(entry.data))
         if entry.kind in SCORED and self._best.improves(entry.data["metrics"]) and weights is not None:
             self._folder.write_model(weights, "best.npz")
         if entry.kind == "evaluated" and self._history.last is not None:
@@ -156,13 +160,23 @@ def round_line(line: Mapping[str, Any], before: Mapping[str, float] | None = Non
     if line["round"] == 0:
         return f"Version 0 is made: digest {line['digest'][:12]}"
     said = [f"{line['accepted']} of {line['assigned']} clients"]
-    said += [f"{line[key]} {key}" for key in ("late", "rejected", "failed", "duplicate") if line[key]]
+    said += [f"{line[key]} {key}" for key in TOLD if line[key]]
     metrics = line["metrics"]
     said += [_metric(name, metrics[name], before or {}) for name in ("accuracy", "loss") if name in metrics]
     said.append(f"{line['seconds']:.2f} s")
     said.append(f"{megabytes(line['bytes_in'] + line['bytes_out'])}")
     verb = "skipped" if line["skipped"] else "closed"
     return f"Round {line['round']} {verb}: {', '.join(said)}"
+
+
+def readmission_text(data: Mapping[str, Any]) -> str:
+    """The decision in a `readmitted` entry, in one sentence."""
+    update = data["update"]
+    which = f"the update of {update['client'] or 'an unknown client'} at offset {update['offset']}"
+    if data["refused"]:
+        return f"{which} was not let in: {data['refused']}"
+    said = f": {data['reason']}" if data["reason"] else ""
+    return f"{which} counts in round {data['round']}: readmitted by {data['who']}{said}"
 
 
 def _metric(name: str, value: float, before: Mapping[str, float]) -> str:

@@ -31,8 +31,8 @@ def standing(federation: str, snapshot: Snapshot) -> dict[str, Any]:
     for line in history:
         for reason, count in line["reasons"].items():
             reasons[reason] = reasons.get(reason, 0) + count
-    for reason, count in sections["refused"].items():
-        reasons[reason] = reasons.get(reason, 0) + int(count)
+    for reason, text in sections["refused"].items():
+        reasons[reason] = reasons.get(reason, 0) + json.loads(text)[0]
     return {
         "federation": federation,
         "leader": describe(snapshot.leader) if snapshot.leader else None,

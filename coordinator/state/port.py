@@ -5,7 +5,7 @@ empty or behind, the coordinator writes it again from the logs. Workers never to
 
 A *section* is a map of texts: `round` (the open round), `assigned` (client → assignment id), `accepted`
 (client → offset), `clients` and `workers` (who was seen; each value JSON with a time), `refused` (reason →
-count and examples). `history` is a list of closed rounds, oldest first.
+JSON of the count and some offsets). `history` is a list of closed rounds, oldest first.
 """
 
 from __future__ import annotations
