@@ -17,6 +17,8 @@ def move_on(turn: Turn, now: float) -> None:
         replace_failed(turn, now)
     elif state.phase is Phase.GATHERING and state.version < 0:
         _initialise(turn, now)
+    elif state.phase is Phase.GATHERING and state.round >= state.rules.rounds:
+        _all_rounds_done(turn, now)
     elif (
         state.phase is Phase.GATHERING and not missing_sites(state) and len(state.trainable) >= wanted(state)
     ):
@@ -162,7 +164,11 @@ def initialise_elsewhere(turn: Turn, now: float) -> None:
         turn.assign(now, "initialise", rows, now + state.rules.deadline_s)
 
 
-def evaluate_last(turn: Turn, now: float) -> None:
-    """The last version is evaluated by everyone who is there."""
-    rows = [(client, 0, "") for client in turn.state.present]
-    turn.assign(now, "evaluate", rows, now + turn.state.rules.deadline_s)
+def _all_rounds_done(turn: Turn, now: float) -> None:
+    """The last version is evaluated by everyone who is there, if at all; then the federation is finished."""
+    state = turn.state
+    if state.rules.evaluate_last and state.present:
+        rows = [(client, 0, "") for client in state.present]
+        turn.assign(now, "evaluate", rows, now + state.rules.deadline_s)
+    else:
+        finish(turn, now, 0, "all rounds are done")

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from coordinator.closing import close, conclude, finish, freshest, quorum_lost
+from coordinator.closing import close, conclude, freshest, quorum_lost
 from coordinator.facts import Answer, Phase, State, config_digest
-from coordinator.issuing import ask_again, evaluate_last, fill, initialise_elsewhere, move_on, replace_failed
+from coordinator.issuing import ask_again, fill, initialise_elsewhere, move_on, replace_failed
 from coordinator.moves import (
     Admit,
     Answered,
@@ -283,17 +283,7 @@ def _folded(turn: Turn, event: Folded) -> None:
         "skipped": state.skipping,
     }
     turn.append("round-closed", event.now, data)
-    if state.round >= state.rules.rounds:
-        _all_rounds_done(turn, event.now)
-    else:
-        move_on(turn, event.now)
-
-
-def _all_rounds_done(turn: Turn, now: float) -> None:
-    if turn.state.rules.evaluate_last and turn.state.present:
-        evaluate_last(turn, now)
-    else:
-        finish(turn, now, 0, "all rounds are done")
+    move_on(turn, event.now)
 
 
 # --- a new leader goes on
@@ -304,9 +294,17 @@ def _caught_up(turn: Turn, event: CaughtUp) -> None:
     if state.phase is Phase.FINISHED:
         return
     seen = {**dict.fromkeys(state.sites, event.now), **state.seen}
-    turn.state = take_in(replace(state, seen=seen, rereading=False))
+    turn.state = take_in(replace(_on_this_clock(state, event.now), seen=seen, rereading=False))
     orders = tuple(o for id_, o in state.orders.items() if id_ in event.unsure - state.outcome.keys())
     if orders:
         turn.do(Issue(orders))
     _after_answer(turn, event.now)
     move_on(turn, event.now)
+
+
+def _on_this_clock(state: State, now: float) -> State:
+    """The state without what a leader before this one wrote of the future, by a clock that was ahead."""
+    orders = {id_: replace(o, issued_at=min(o.issued_at, now)) for id_, o in state.orders.items()}
+    waiting = {id_: orders[id_] for id_ in state.waiting}
+    deadline_at = min(state.deadline_at, now + state.rules.deadline_s)
+    return replace(state, orders=orders, waiting=waiting, deadline_at=deadline_at)

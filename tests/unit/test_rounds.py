@@ -392,3 +392,31 @@ def test_forged_bytes_do_not_settle_an_order(world):
     verdict = made.answer(first, refusal="false SHA-256", forged=True).verdict
     assert verdict.ruling == "refused"
     assert first.id in made.state.waiting
+
+
+@pytest.mark.parametrize("evaluate_last", [True, False])
+def test_a_crash_behind_the_last_round_opens_no_other(world, evaluate_last):
+    made = start(world, Rules(rounds=1, min_clients=3, evaluate_last=evaluate_last))
+    for order in open_orders(made):
+        made.answer(order)
+    while made.journal[-1].kind != "round-closed":
+        made.journal.pop()
+    made.crash()
+    assert made.state.round == 1
+    assert "round-opened" not in kinds(made)[kinds(made).index("round-closed", -3) :]
+    assert made.state.phase is (Phase.EVALUATING if evaluate_last else Phase.FINISHED)
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_the_next_leaders_clock_may_be_hours_behind(world, buffered):
+    rules = Rules(
+        rounds=1, min_clients=3, minimum=3, deadline_s=10, buffered=buffered, concurrency=3, buffer=3,
+        absent_s=1e6,
+    )  # fmt: skip
+    made = start(world, rules)
+    asked = len(made.issued)
+    made.now -= 10_000
+    made.crash()
+    before = len(made.issued)
+    made.tick(11)
+    assert len(made.issued) > max(before, asked)
