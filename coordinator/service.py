@@ -52,7 +52,7 @@ from shared import codec
 from shared.broker.port import FIRST, Broker, Delivery, Subscription
 from shared.errors import ConfigError, FederationFailed, LogShortened, MessageError
 from shared.messages import Assignment, Mark, Readmit
-from shared.runtime import THREADS, Flag, Inbox, Runtime
+from shared.runtime import THREADS, Flag, Inbox, Runtime, steady
 from shared.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,7 @@ class Coordinator:
         """
         if not acquire(self._store, self._token, self._stop):
             return 130
+        self._clock = steady(self._runtime)
         self._keeper = keeper = Keeper(self._store, self._token, runtime=self._runtime)
         try:
             self._recover()

@@ -82,3 +82,9 @@ class Threads:
 
 
 THREADS: Runtime = Threads()
+
+
+def steady(runtime: Runtime) -> Callable[[], float]:
+    """A clock that tells the time since 1970 as it is known now, and goes on from there without a jump."""
+    began = runtime.time() - runtime.monotonic()
+    return lambda: began + runtime.monotonic()
