@@ -28,6 +28,9 @@ class Dispatch:
         publications: list[Publication] = []
         task = None
         sent = 0
+        if any(order.turn for order in orders) and not state.rules.buffered:
+            # Those who brought nothing may have looked for it in vain.
+            self._model.look_for_task()
         if state.version >= 0:
             task, publications, sent = self._model.publish(state, self.epoch)
         publications += [self._publication(state, order, task) for order in orders]
