@@ -10,7 +10,7 @@ import hashlib
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -31,7 +31,8 @@ class Message:
     KIND: ClassVar[str]
 
     def to_header(self) -> dict[str, Any]:
-        return {"protocol": PROTOCOL, "kind": self.KIND, **asdict(self)}  # type: ignore[call-overload]
+        """The fields as they are, not copied."""
+        return {"protocol": PROTOCOL, "kind": self.KIND, **vars(self)}
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> Self:
