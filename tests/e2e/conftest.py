@@ -140,8 +140,10 @@ class Federation:
         """What a process has written to standard error so far."""
         return self._errors[process.pid].read_text()
 
-    def done(self, process: subprocess.Popen) -> subprocess.CompletedProcess:
-        out, _ = process.communicate(timeout=DEADLINE_S)
+    def done(
+        self, process: subprocess.Popen, timeout_s: float = DEADLINE_S
+    ) -> subprocess.CompletedProcess:
+        out, _ = process.communicate(timeout=timeout_s)
         return subprocess.CompletedProcess(process.args, process.returncode, out, self.said(process))
 
     def close(self) -> None:

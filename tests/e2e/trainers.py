@@ -25,14 +25,16 @@ class Honest(SoftmaxRegression):
 
 
 class Gated(Honest):
-    """Trains only while the file `gate` exists; says that it waits by its note."""
+    """Trains only while the file `gate` exists; says that it waits by its note. Takes `pause_s` at least."""
 
-    def __init__(self, gate: str, **params):
+    def __init__(self, gate: str, pause_s: float = 0.0, **params):
         super().__init__(**params)
         self.gate = Path(gate)
+        self.pause_s = pause_s
 
     def fit(self, weights, data, config, seed):
         result = super().fit(weights, data, config, seed)
+        time.sleep(self.pause_s)
         while not self.gate.exists():
             time.sleep(0.01)
         return result
