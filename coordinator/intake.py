@@ -20,7 +20,7 @@ MAX_NAME_CHARS = 100
 def broken(message: Broken) -> Answer:
     """The answer that a message would have been: nothing is known but where it lay and why it can't be."""
     sender, message_id = message.key
-    return Answer("", "", "", 0, 0, "", 0, message.offset, message_id, sender, refusal=message.reason)
+    return Answer("", "", "", 0, 0, "", 0, message.offset, message_id, sender, refusal=plain(message.reason))
 
 
 def claimed(update: Update, offset: int, sender: str, message_id: str) -> Answer:
@@ -28,7 +28,7 @@ def claimed(update: Update, offset: int, sender: str, message_id: str) -> Answer
     return Answer(
         id=update.id,
         work=update.work,
-        client=update.client,
+        client=plain(update.client),
         round=update.round,
         version=update.version,
         digest=update.digest,
@@ -40,7 +40,7 @@ def claimed(update: Update, offset: int, sender: str, message_id: str) -> Answer
         metrics=_sane(update.metrics),
         evaluated=max(update.evaluated, 0),
         evaluation=_sane(update.evaluation),
-        error=update.error[:MAX_REASON_CHARS],
+        error=plain(update.error),
     )
 
 
@@ -65,10 +65,15 @@ def answer_of(
         claimed(update, arrival.first, sender, message_id),
         nbytes=arrival.nbytes,
         head=arrival.head,
-        refusal=refusal,
+        refusal=plain(refusal),
         forged=bool(forged),
     )
     return answer, layout if update.work == "initialise" else None
+
+
+def plain(text: str) -> str:
+    """A site's words as the journal can hold and a terminal can show them. A client's name stays as it is."""
+    return "".join(char if char.isprintable() else "?" for char in text[:MAX_REASON_CHARS])
 
 
 def _forged(update: Update, arrival: Arrival, federation: str, run: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 SCORED = ("round-closing", "evaluated")
 #: What else happened to a round's updates, where it did.
 TOLD = ("late", "rejected", "failed", "duplicate", "readmitted")
+#: Of a login's refused and failed updates so many are said one by one in a round.
+SAID_EACH = 20
 
 
 class Observer(Protocol):
@@ -139,20 +142,33 @@ class LogLines:
 
     def __init__(self) -> None:
         self._before: Mapping[str, float] = {}
+        self._refused: Counter[str] = Counter()
 
     def changed(self, state: State) -> None:
         """Nothing: the coordinator itself says what it waits for."""
 
     def ruled(self, answer: Answer, verdict: Verdict) -> None:
         if verdict.ruling in ("refused", "failed"):
-            who = answer.client or f"login {answer.sender!r}"
-            log.warning("%s: update %s: %s", who, verdict.ruling, verdict.reason)
+            self._refused[answer.sender] += 1
+            self._warn(answer, verdict, self._refused[answer.sender])
         elif verdict.ruling == "late":
             log.info("%s: update late: %s", answer.client, verdict.reason)
 
     def closed(self, line: Mapping[str, Any]) -> None:
         log.info(round_line(line, self._before))
         self._before = line["metrics"] or self._before
+        self._refused.clear()
+
+    def _warn(self, answer: Answer, verdict: Verdict, count: int) -> None:
+        """A login's first ones in a round are said, and then each doubling."""
+        who = answer.client or f"login {answer.sender!r}"
+        if count <= SAID_EACH:
+            log.warning("%s: update %s: %s", who, verdict.ruling, verdict.reason)
+        elif count.bit_count() == 1:
+            log.warning(
+                "%s: update %s: %s (and %d more of login %r in this round)",
+                who, verdict.ruling, verdict.reason, count - 1, answer.sender,
+            )  # fmt: skip
 
 
 def round_line(line: Mapping[str, Any], before: Mapping[str, float] | None = None) -> str:

@@ -35,7 +35,7 @@ def judge(state: State, answer: Answer) -> Verdict:
     The key is the assignment id: the first valid answer counts; a success stands in for an earlier failure.
     """
     if not answer.client:
-        return Verdict("refused", answer.refusal, its_own=False)
+        return Verdict("refused", answer.refusal or "it names no client", its_own=False)
     stranger = _stranger(state, answer)
     if stranger:
         return Verdict("refused", stranger, its_own=False)
