@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from coordinator.service import Coordinator
 from coordinator.spool import Spool
 from coordinator.target import Target
 from coordinator.validation import Verdict
+from shared.broker.cut_off import cut_off
 from shared.errors import ConfigError, LogShortened
 from shared.observability import PlainFormatter
 from shared.topology import Topology
@@ -45,6 +47,7 @@ def build(
         Spool(target.folder),
         make_token(),
         stop,
+        cut_off=partial(cut_off, target.broker_url),
     )
 
 

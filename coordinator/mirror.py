@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 MAX_WORKERS = 2000
 MAX_CHARS = 150
 FORGET_S = 120.0
+Sections = Mapping[Section, Mapping[str, str]]
 
 
 class Mirror:
@@ -46,23 +47,30 @@ class Mirror:
         while len(self._workers) > MAX_WORKERS:
             del self._workers[next(iter(self._workers))]
 
-    def write(self, state: State, history: Sequence[Mapping[str, Any]], waiting_for: str = "") -> None:
+    def write(
+        self,
+        state: State,
+        history: Sequence[Mapping[str, Any]],
+        waiting_for: str = "",
+        floods: Mapping[str, Any] | None = None,
+    ) -> None:
         """Brings the store up to date. A store that was away, or lost what it had, is told everything."""
         self._known = state
+        sections = _sections(state, waiting_for, floods or {})
         try:
-            if self._written(state, history, waiting_for):
+            if self._written(sections, history):
                 return
             # It lost what it had, or the lease ran out while it was away or this process was paused.
             self._store.lease(self._token, LEASE_S)
             self._rounds, self._sections = 0, {}
-            if self._written(state, history, waiting_for):
+            if self._written(sections, history):
                 return
         except StateUnreachable as error:
             log.debug("state not written: %s", error)
         self._known, self._rounds, self._sections = None, 0, {}
 
-    def _written(self, state: State, history: Sequence[Mapping[str, Any]], waiting_for: str) -> bool:
-        changes = self._changes(state, history, waiting_for)
+    def _written(self, wanted: Sections, history: Sequence[Mapping[str, Any]]) -> bool:
+        changes = self._changes(wanted, history)
         if changes is None:
             return True
         if not self._store.write(self._token, changes):
@@ -72,10 +80,7 @@ class Mirror:
         self._rounds = len(history)
         return True
 
-    def _changes(
-        self, state: State, history: Sequence[Mapping[str, Any]], waiting_for: str
-    ) -> Changes | None:
-        wanted = _sections(state, waiting_for)
+    def _changes(self, wanted: Sections, history: Sequence[Mapping[str, Any]]) -> Changes | None:
         replace = {name: texts for name, texts in wanted.items() if self._sections.get(name) != texts}
         merge: dict[Section, Mapping[str, str]] = {}
         if "workers" not in self._sections or self._forget_workers():
@@ -98,7 +103,7 @@ class Mirror:
         return bool(stale)
 
 
-def _sections(state: State, waiting_for: str) -> dict[Section, Mapping[str, str]]:
+def _sections(state: State, waiting_for: str, floods: Mapping[str, Any]) -> Sections:
     round_: dict[str, Any] = {
         "number": state.round,
         "version": state.version,
@@ -127,4 +132,5 @@ def _sections(state: State, waiting_for: str) -> dict[Section, Mapping[str, str]
         "refused": {
             reason: json.dumps([count, offsets]) for reason, (count, offsets) in state.refusals.items()
         },
+        "floods": {login: json.dumps(about) for login, about in floods.items()},
     }

@@ -56,6 +56,16 @@ class Appealed:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A whole message at `offset` of the results log was not read, for that reason."""
+
+    now: float
+    offset: int
+    reason: str
+    read_from: int
+
+
+@dataclass(frozen=True)
 class Died:
     """The broker gave an assignment up."""
 
@@ -103,7 +113,9 @@ class ResultsLost:
     end: int
 
 
-Event = Started | Seen | Answered | Appealed | Died | Tick | Folded | Resumed | CaughtUp | ResultsLost
+Event = (
+    Started | Seen | Answered | Appealed | Dropped | Died | Tick | Folded | Resumed | CaughtUp | ResultsLost
+)
 
 
 # --- commands: what the driver shall do

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from coordinator import journal
 from coordinator.facts import Entry, State, apply
+from coordinator.flood import Floods
 from coordinator.journal import Reader, Writer
 from coordinator.lease import describe
 from coordinator.output import Output
@@ -26,6 +27,7 @@ class Replay:
 
     state: State
     output: Output
+    floods: Floods
     unsure: frozenset[str] = frozenset()
 
     def take(self, entry: Entry) -> None:
@@ -34,6 +36,7 @@ class Replay:
         Every order is published right behind the entry that makes it, so only those of the very last entry
         may not have gone out.
         """
+        self.floods.entry(entry)
         if entry.kind == "leader":
             return
         before = self.state.orders.keys()

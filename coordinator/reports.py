@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from coordinator import journal
@@ -12,7 +13,7 @@ from coordinator.history import History
 from coordinator.kept import kept_text, oldest_weights
 from coordinator.lease import describe
 from coordinator.models import find_task
-from coordinator.output import round_line
+from coordinator.output import megabytes, round_line
 from coordinator.state.port import Snapshot
 from shared.broker.port import FIRST, Broker
 from shared.errors import ConfigError
@@ -42,6 +43,7 @@ def standing(federation: str, snapshot: Snapshot) -> dict[str, Any]:
         "sites": {site: json.loads(text) for site, text in sections["clients"].items()},
         "workers": {name: json.loads(text) for name, text in sections["workers"].items()},
         "refused": reasons,
+        "floods": {login: json.loads(text) for login, text in sections["floods"].items()},
         "history": history,
     }
 
@@ -51,7 +53,8 @@ def print_standing(standing: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=True)
+    # Sites word much of this: it is no markup.
+    console = Console(soft_wrap=True, markup=False)
     round_ = standing["round"]
     if not round_:
         console.print(f"Federation {standing['federation']}: nothing is known of it here")
@@ -81,8 +84,19 @@ def print_standing(standing: dict[str, Any]) -> None:
     console.print(table)
     for reason, count in sorted(standing["refused"].items()):
         console.print(f"{count} × {reason}")
+    for login, about in standing["floods"].items():
+        console.print(flood_text(login, about))
     for line in standing["history"][-5:]:
         console.print(round_line(line))
+
+
+def flood_text(login: str, about: Mapping[str, Any]) -> str:
+    """A login that sends more than it was asked for, with the commands that shut it out."""
+    said = f"{megabytes(about['sent'])} in {about['messages']} messages"
+    if about["dropped_bytes"]:
+        said += f", {megabytes(about['dropped_bytes'])} of it not read"
+    doing = "floods the results log" if about["flooding"] else "sent much more than it was asked for"
+    return "\n".join([f"Login {login!r} {doing}: {said}. To cut it off:", *about["to_cut_it_off"]])
 
 
 def versions(broker: Broker, topology: Topology) -> list[dict[str, Any]]:

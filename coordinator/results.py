@@ -71,6 +71,10 @@ class Results:
         if key in self._let_in:
             self._let_in.pop(key).close()
 
+    def give_up(self, login: str) -> None:
+        """Drops what is unfinished of a login's, whose further parts are not taken any more."""
+        self._spool.give_up(login)
+
     def turn_over(self, counted: Sequence[Closed], oldest: int, newest: int) -> None:
         """A version was made of `counted`: drops them, and what is unfinished on bases out of that range."""
         for row in counted:

@@ -21,6 +21,7 @@ from coordinator.moves import (
     CaughtUp,
     Command,
     Died,
+    Dropped,
     Event,
     Fold,
     Folded,
@@ -35,13 +36,9 @@ from coordinator.moves import (
     Turn,
 )
 from coordinator.readmission import appealed, take_in
-from coordinator.validation import Verdict, judge
+from coordinator.tally import counted, dropped
+from coordinator.validation import judge
 from shared.errors import WarrenError
-
-#: Offsets kept of the updates that were refused for one reason in one round; the rest is only counted.
-MAX_REFUSED_OFFSETS = 20
-#: Different reasons kept in one round: sites word them, and must not be able to fill the journal.
-MAX_REASONS = 50
 
 
 class ImpossibleEvent(WarrenError):
@@ -67,6 +64,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
         case Appealed():
             if appealed(turn, event):
                 _after_answer(turn, event.now)
+        case Dropped():
+            turn.state = dropped(state, event)
         case Died():
             _died(turn, event)
         case Tick():
@@ -142,9 +141,8 @@ def _answered(turn: Turn, event: Answered) -> None:
     answer = event.answer
     turn.state = take_in(turn.state, event.position)
     verdict = judge(turn.state, answer)
-    turn.state = _counted(
-        replace(turn.state, decided=event.position, read_from=event.read_from), answer, verdict
-    )
+    state = replace(turn.state, decided=event.position, read_from=event.read_from)
+    turn.state = counted(state, answer, verdict)
     turn.do(Ruled(answer, verdict))
     if verdict.ruling != "accepted" or answer.work == "evaluate":
         turn.do(Forget(answer))
@@ -161,21 +159,6 @@ def _taken(state: State, answer: Answer) -> State:
     if answer.work == "evaluate":
         return replace(state, evaluations={**state.evaluations, answer.id: answer})
     return replace(state, accepted={**state.accepted, answer.id: answer})
-
-
-def _counted(state: State, answer: Answer, verdict: Verdict) -> State:
-    only_evaluated = verdict.ruling == "accepted" and answer.work == "evaluate"
-    name = "evaluated" if only_evaluated else verdict.ruling
-    counts = {**state.counts, name: state.counts.get(name, 0) + 1}
-    if verdict.ruling not in ("refused", "failed"):
-        return replace(state, counts=counts)
-    reason = f"{verdict.ruling}: {verdict.reason}"
-    if reason not in state.refusals and len(state.refusals) >= MAX_REASONS:
-        reason = f"{verdict.ruling}: other reasons"
-    known, offsets = state.refusals.get(reason, (0, ()))
-    if len(offsets) < MAX_REFUSED_OFFSETS:
-        offsets = (*offsets, answer.offset)
-    return replace(state, counts=counts, refusals={**state.refusals, reason: (known + 1, offsets)})
 
 
 def _came_to_nothing(turn: Turn, now: float, id_: str, ruling: Literal["failed", "refused"]) -> None:

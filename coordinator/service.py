@@ -13,6 +13,7 @@ from coordinator.config import Config, differences
 from coordinator.desk import Desk
 from coordinator.dispatch import Dispatch
 from coordinator.facts import Answer, Entry, Phase, State
+from coordinator.flood import CutOff, Floods, refusal, unnamed
 from coordinator.issuing import missing_sites, wanted
 from coordinator.journal import Reader, Writer, deposed_by, watch
 from coordinator.journal import read as read_journal
@@ -26,6 +27,7 @@ from coordinator.moves import (
     CaughtUp,
     Command,
     Died,
+    Dropped,
     Event,
     Finish,
     Fold,
@@ -49,7 +51,7 @@ from coordinator.rounds import next_wake, step
 from coordinator.spool import Spool
 from coordinator.state.port import StateStore
 from shared import codec
-from shared.broker.port import FIRST, Broker, Delivery, Subscription
+from shared.broker.port import FIRST, Broker, Delivery, Part, Subscription
 from shared.errors import ConfigError, FederationFailed, LogShortened, MessageError
 from shared.messages import Assignment, Mark, Readmit
 from shared.runtime import THREADS, Flag, Inbox, Runtime, steady
@@ -80,6 +82,7 @@ class Coordinator:
         token: str,
         stop: Flag | None = None,
         runtime: Runtime = THREADS,
+        cut_off: CutOff = unnamed,
     ) -> None:
         self._config = config
         self._broker = broker
@@ -97,6 +100,7 @@ class Coordinator:
         self._desk = Desk(broker, self._topology, self._results, model, runtime)
         self._dispatch = Dispatch(config, broker, self._topology, model)
         self._room = Room(config)
+        self._floods = Floods(config.log.max_bytes, config.staleness.max, config.security.attest, cut_off)
         self._state = State(config.rules())
         self._inbox: Inbox[Call | None] = runtime.inbox()
         self._reader = Reader()
@@ -205,7 +209,7 @@ class Coordinator:
         """Reads the journal, and takes the lead behind its last entry."""
         broker, topology, reader = self._broker, self._topology, self._reader
         other = make_journal(broker, topology)
-        replay = Replay(self._state, self._output)
+        replay = Replay(self._state, self._output, self._floods)
         catch_up(broker, topology, reader, replay, self._runtime)
         self._state = replay.state
         self._check_config()
@@ -280,10 +284,25 @@ class Coordinator:
 
     def _result(self, delivery: Delivery) -> None:
         part = delivery.part
-        if part.kind == Mark.KIND:
-            if part.message_id == self._mark:
-                self._caught_up()
-            return
+        if part.kind == Mark.KIND and part.message_id == self._mark:
+            self._floods.own = part.user_id
+            self._caught_up()
+        elif not self._floods.take(part):
+            self._drop(part)
+        elif part.kind != Mark.KIND:
+            self._update(part)
+        for warning in self._floods.news():
+            log.warning("%s", warning)
+
+    def _drop(self, part: Part) -> None:
+        """Its login floods the log: none of it is kept."""
+        self._bytes_in += len(part.body)
+        self._results.give_up(part.user_id)
+        if part.kind != Mark.KIND and part.part == part.parts - 1 and part.offset > self._read_to:
+            read_from = self._results.read_from(part.offset)
+            self._feed(Dropped(self._clock(), part.offset, refusal(part.user_id), read_from))
+
+    def _update(self, part: Part) -> None:
         self._bytes_in += len(part.body)
         self._room.offered(self._state, part)
         answer = self._results.take(part)
@@ -364,6 +383,7 @@ class Coordinator:
         self._journal.append(entries)
         self._make_sure()
         for entry in entries:
+            self._floods.entry(entry)
             self._output.written(entry, self._model.weights)
 
     def _make_sure(self) -> None:
@@ -390,6 +410,8 @@ class Coordinator:
         """The closing round's updates are folded."""
         version = self._state.version
         self._results.turn_over(self._state.closing, version - self._state.rules.max_staleness, version)
+        if self._model.layout is not None:
+            self._floods.bounds.payload_bytes = self._model.layout.nbytes
 
     # --- what is shown
 
@@ -403,7 +425,8 @@ class Coordinator:
         """The store follows in steps of MIRROR_S, so that it costs a busy federation little."""
         now = self._runtime.monotonic()
         if at_once or now - self._written_at > MIRROR_S:
-            self._mirror.write(self._state, self._output.history, waiting_for(self._state))
+            waiting = waiting_for(self._state)
+            self._mirror.write(self._state, self._output.history, waiting, self._floods.shown())
             self._written_at = now
 
 

@@ -117,6 +117,11 @@ class Spool:
         """Gives back what a message holds."""
         self._drop(self._whole.pop(key, None))
 
+    def give_up(self, login: str) -> None:
+        """Drops what is unfinished of a login's, whose further parts are not taken any more."""
+        for key in [key for key in self._unfinished if key[0] == login]:
+            self._drop(self._unfinished.pop(key))
+
     def forget_outside(self, oldest: int, newest: int) -> None:
         """Drops unfinished updates on bases before `oldest`, which could only be late, or after `newest`."""
         for key, arrival in list(self._unfinished.items()):

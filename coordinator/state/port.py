@@ -5,7 +5,8 @@ empty or behind, the coordinator writes it again from the logs. Workers never to
 
 A *section* is a map of texts: `round` (the open round), `assigned` (client → assignment id), `accepted`
 (client → offset), `clients` and `workers` (who was seen; each value JSON with a time), `refused` (reason →
-JSON of the count and some offsets). `history` is a list of closed rounds, oldest first.
+JSON of the count and some offsets), `floods` (login → JSON: what it sent, how to cut it off). `history` is a
+list of closed rounds, oldest first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
-Section = Literal["round", "assigned", "accepted", "clients", "workers", "refused"]
+Section = Literal["round", "assigned", "accepted", "clients", "workers", "refused", "floods"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
