@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench chaos clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python deploy/demo.py
@@ -18,6 +18,11 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
+
+# make chaos CHAOS="--seed 2 --broker docker --mode buffered"; "--help" tells what else.
+chaos: $(VENV)/.dev
+	$(BIN)/python tests/services.py --install
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-run

@@ -1,0 +1,76 @@
+"""RabbitMQ as the image that people run, in a container that is killed and started again with its data."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+
+from tests.services import ServiceFailed, ask, free_port, wait_for
+
+IMAGE = "rabbitmq:4-management"
+START_TIMEOUT_S = 120.0
+
+
+class RabbitContainer:
+    """The same to its users as `tests.services.RabbitNode`."""
+
+    name = "rabbitmq-server"
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._id = f"warren-chaos-{secrets.token_hex(4)}"
+        self._made = False
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/%2F"
+
+    def start(self) -> None:
+        """Makes the container or starts it again; returns when it answers.
+
+        Raises:
+            ServiceFailed: there is no engine or no such image, or it doesn't answer in time.
+        """
+        if self._made:
+            _docker("start", self._id)
+        else:
+            self._made = True
+            # The node's name, and with it the folder of its data, is made of the host's.
+            options = {
+                "--name": self._id,
+                "--hostname": "warren",
+                "--publish": f"127.0.0.1:{self.port}:5672",
+                "--volume": f"{self._id}:/var/lib/rabbitmq",
+            }
+            _docker("run", "--detach", *(word for pair in options.items() for word in pair), IMAGE)
+        try:
+            wait_for(self._answers, START_TIMEOUT_S, IMAGE)
+        except TimeoutError as late:
+            raise ServiceFailed(f"{late}: see docker logs {self._id}") from late
+
+    def kill(self) -> None:
+        """Ends it with SIGKILL; its data stays."""
+        _docker("kill", "-s", "KILL", self._id)
+
+    def stop(self) -> None:
+        """Removes the container and its data."""
+        if self._made:
+            for command in (["rm", "--force"], ["volume", "rm", "--force"]):
+                subprocess.run(["docker", *command, self._id], capture_output=True, check=False)
+            self._made = False
+
+    def _answers(self) -> bool:
+        # Docker's own forwarder takes connections before the broker does, and drops them.
+        try:
+            return ask(self.port, b"AMQP\x00\x00\x09\x01").startswith(b"\x01\x00\x00")
+        except OSError:
+            return False
+
+
+def _docker(*arguments: str) -> None:
+    try:
+        done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ServiceFailed("there is no docker here: take --broker rabbit or embedded") from error
+    if done.returncode:
+        raise ServiceFailed(f"docker {arguments[0]}: {done.stderr.strip()}")

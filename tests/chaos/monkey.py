@@ -1,0 +1,66 @@
+"""Who kills: looks at how far the federation is, and carries out the plan."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from tests.chaos.crew import Crew
+from tests.chaos.plan import Kill
+from tests.chaos.services import Phoenix
+
+#: RabbitMQ 3.10 may lose confirmed messages when it is killed about a second after it came back, and a queue
+#: that it is killed with in its first second: this many seconds it and its queues live before a kill.
+RABBIT_LIVES_S = 5.0
+#: From this share of the rounds on, kills that are left over come without waiting for trainings.
+HURRY = 0.8
+
+
+class Monkey:
+    """Carries out a plan, a look at a time. `done` counts the kills by kind."""
+
+    def __init__(
+        self, plan: Sequence[Kill], crew: Crew, services: Mapping[str, Phoenix], rounds: int, clients: int
+    ) -> None:
+        self._plan = list(plan)
+        self._crew = crew
+        self._services = services
+        self._hurry_from = HURRY * rounds
+        self._clients = clients
+        self._trained_before = 0
+        self._due_at: dict[Kill, float] = {}
+        self._queues_since: float | None = None
+        self.done: Counter[str] = Counter()
+
+    def look(self) -> None:
+        """Kills what is due now."""
+        trained, now = self._crew.trained(), time.monotonic()
+        # By then every site has a queue.
+        if self._queues_since is None and trained >= self._clients:
+            self._queues_since = now
+        hurry = self._crew.rounds() >= self._hurry_from
+        while (kill := next(filter(self._possible, self._plan), None)) is not None:
+            if trained < self._trained_before + kill.gap and not hurry:
+                return
+            if now < self._due_at.setdefault(kill, now + kill.jitter_s):
+                return
+            self._carry_out(kill)
+            self._trained_before = trained
+
+    def _possible(self, kill: Kill) -> bool:
+        if kill.kind not in self._services:
+            return self._crew.victim(kill.kind, kill.pick) is not None
+        up_s = self._services[kill.kind].up_s
+        if kill.kind != "rabbitmq":
+            return up_s > 0
+        aged = self._queues_since is not None and time.monotonic() - self._queues_since > RABBIT_LIVES_S
+        return aged and up_s > RABBIT_LIVES_S
+
+    def _carry_out(self, kill: Kill) -> None:
+        self._plan.remove(kill)
+        if kill.kind in self._services:
+            self._services[kill.kind].kill(kill.rest_s)
+        elif (victim := self._crew.victim(kill.kind, kill.pick)) is not None:
+            victim.kill(kill.rest_s)
+        self.done[kill.kind] += 1

@@ -1,0 +1,55 @@
+"""Which process is killed when: drawn from a seed, before anything runs."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+#: Of so many kills, one is RabbitMQ's, and one is Redis'; the coordinators' share of the others.
+EVERY = 6
+COORDINATORS = 0.4
+#: RabbitMQ takes up to 10 s to come back.
+MAX_RABBIT_KILLS = 15
+#: Kills are drawn over this share of the trainings, so that there is something left to go on with.
+SPREAD = 0.75
+#: The share of kills that come right upon the one before.
+AT_ONCE = 0.2
+#: The longest that a kill waits beyond its condition, and that its victim stays away, in seconds.
+JITTER_S = 0.3
+REST_S = 1.5
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: of what kind of process, and when.
+
+    It is due `gap` trainings after the kill before, and `jitter_s` later; the victim is started again
+    after `rest_s`. `pick`, in [0, 1), chooses it among those of its kind.
+    """
+
+    kind: str
+    gap: int
+    jitter_s: float
+    rest_s: float
+    pick: float
+
+
+def draw(seed: int, kills: int, trainings: int, services: bool) -> list[Kill]:
+    """The kills in order; `trainings` is how many the federation takes undisturbed."""
+    rng = random.Random(seed)
+    of_services = kills // EVERY if services else 0
+    kinds = ["rabbitmq"] * min(of_services, MAX_RABBIT_KILLS) + ["redis"] * of_services
+    others = kills - len(kinds)
+    kinds += ["coordinator"] * round(others * COORDINATORS)
+    kinds += ["worker"] * (kills - len(kinds))
+    rng.shuffle(kinds)
+    mean = SPREAD * trainings / max(kills, 1) / (1 - AT_ONCE)
+    return [_kill(rng, kind, mean) for kind in kinds]
+
+
+def _kill(rng: random.Random, kind: str, mean: float) -> Kill:
+    at_once = rng.random() < AT_ONCE
+    gap = 0 if at_once else round(rng.uniform(0, 2 * mean))
+    jitter_s = 0.0 if at_once else rng.uniform(0, JITTER_S)
+    rest_s = rng.choice([0.0, 0.0, rng.uniform(0, REST_S)])
+    return Kill(kind, gap, jitter_s, rest_s, rng.random())
