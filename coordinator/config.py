@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from coordinator.facts import Rules, config_digest
 from coordinator.mistakes import sentence
+from coordinator.overrides import override
 from coordinator.selection import Selection
 from coordinator.units import BYTES, SECONDS, measured
 from shared.errors import ConfigError
@@ -19,6 +20,7 @@ from shared.messages import Scalar
 from shared.topology import Limits
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
+Origin = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}/[A-Za-z0-9]+@[0-9]+:[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -34,6 +36,7 @@ class Federation(Table):
     rounds: Count = 10
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     mode: Literal["rounds", "buffered"] = "rounds"
+    forked_from: Origin | None = None
 
 
 class Model(Table):
@@ -233,8 +236,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is a folder: name a federation's TOML file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
-    for override in overrides:
-        _override(raw, override)
+    for text in overrides:
+        override(raw, text)
     return _rooted(parse(raw, str(path)), path.parent)
 
 
@@ -260,27 +263,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
         elif old != new:
             found.append(f"{prefix}{key}")
     return found
-
-
-def _override(raw: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text!r} is not of the form table.key=value")
-    *tables, last = key.strip().split(".")
-    place = raw
-    for table in tables:
-        place = place.setdefault(table, {})
-        if not isinstance(place, dict):
-            raise ConfigError(f"--set {text!r}: {table!r} is no table")
-    place[last] = _value(value)
-
-
-def _value(text: str) -> Any:
-    """A TOML value; bare words count as text, so that quotes needn't be quoted from the shell."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
 
 
 def _rooted(config: Config, folder: Path) -> Config:

@@ -7,22 +7,20 @@ task; the optimiser's state, where there is any, goes to the checkpoints log und
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from coordinator.aggregation import check_model
 from coordinator.config import Config
 from coordinator.facts import Closed, State
 from coordinator.optimizers import OptimizerState, ServerOptimizer
 from coordinator.reading import read_log
 from coordinator.recipe import Recipe
+from coordinator.weight_files import initial_weights
 from shared import codec
 from shared.broker.port import FIRST, Broker, Publication
-from shared.errors import ConfigError, FederationFailed, JournalError, MessageError
+from shared.errors import FederationFailed, JournalError, MessageError
 from shared.messages import RoundTask, check_protocol
 from shared.runtime import THREADS, Runtime
 from shared.topology import Topology
@@ -127,6 +125,11 @@ class GlobalModel:
 
     # --- folding
 
+    def check_initial(self) -> None:
+        """Raises ConfigError if the initial weights are to come from a file, and that isn't them."""
+        if self._config.model.initial != "site":
+            initial_weights(self._config)
+
     def fold(self, state: State, payloads: Payloads) -> str:
         """Makes the next version of the closing round, and returns its digest."""
         if state.skipping:
@@ -155,7 +158,7 @@ class GlobalModel:
 
     def _initial(self, rows: Sequence[Closed], payloads: Payloads) -> Weights:
         if self._config.model.initial != "site":
-            return read_weights(Path(self._config.model.initial))
+            return initial_weights(self._config)
         _, layout, payload = next(payloads(rows))
         assert layout is not None
         return Weights(layout, bytes(payload))
@@ -264,57 +267,3 @@ def tasks(
             log.warning("rounds log: passed over a malformed message at offset %d: %s", part.offset, error)
             continue
         yield TaskRef(task.digest, part.message_id, part.parts, part.nbytes, offset), task, whole[1]
-
-
-def read_weights(path: Path) -> Weights:
-    """A model from an .npz or .safetensors file.
-
-    Raises:
-        ConfigError: the file is missing, or not such a file.
-    """
-    if path.suffix not in (".npz", ".safetensors"):
-        raise ConfigError(f"initial weights come from an .npz or .safetensors file, not {path.name}")
-    try:
-        arrays = _safetensors(path) if path.suffix == ".safetensors" else _npz(path)
-        weights = Weights.from_arrays(arrays)
-        check_model(weights.layout)
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path} with initial weights") from None
-    except (OSError, ValueError, MessageError) as error:
-        raise ConfigError(f"{path} cannot be read as weights: {error}") from error
-    return weights
-
-
-def write_weights(path: Path, weights: Weights) -> None:
-    """Writes an .npz with the tensors by name; a reader sees the old file or the new one, whole.
-
-    Raises:
-        ConfigError: the place can't be written to.
-    """
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder: name a file to write the model to")
-    beside = path.with_name(f".{path.name}")
-    try:
-        with beside.open("wb") as file:
-            np.savez(file, **weights.arrays)  # type: ignore[arg-type]
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ConfigError(
-            f"the model can't be written to {path} ({error.strerror}): name another place"
-        ) from None
-
-
-def _npz(path: Path) -> Mapping[str, Any]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-def _safetensors(path: Path) -> Mapping[str, Any]:
-    try:
-        from safetensors.numpy import load_file
-    except ImportError:
-        raise ConfigError(
-            "reading .safetensors takes the package safetensors: pip install safetensors"
-        ) from None
-    return dict(load_file(path))

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from coordinator.facts import Answer, Entry, State
 from coordinator.history import History
-from coordinator.models import write_weights
 from coordinator.validation import Verdict
+from coordinator.weight_files import write_weights
 from shared.weights import Weights
 
 log = logging.getLogger(__name__)

@@ -67,7 +67,7 @@ def export(
 ) -> None:
     """Writes a version of the global model, from the log, to an .npz file with the tensors by name."""
     from coordinator import reports
-    from coordinator.models import write_weights
+    from coordinator.weight_files import write_weights
 
     set_up()
     with _opened(target, federation, broker, "") as place:

@@ -230,6 +230,7 @@ class Coordinator:
 
     def _check_config(self) -> None:
         if not self._state.run:
+            self._model.check_initial()
             return
         differing = differences(self._state.config, self._config.binding())
         if differing:
