@@ -7,18 +7,16 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import chain, takewhile
 
-from coordinator import intake
 from coordinator.facts import Answer, Closed, State
-from coordinator.lookup import message_at
+from coordinator.lookup import head, message_at
 from coordinator.models import GlobalModel
 from coordinator.moves import Appealed
 from coordinator.results import Results
-from coordinator.spool import Broken
 from coordinator.validation import unfit
 from shared import codec
 from shared.broker.port import Broker, Part
 from shared.errors import MessageError
-from shared.messages import MAX_REASON_CHARS, Readmit, Update
+from shared.messages import MAX_REASON_CHARS, Readmit
 from shared.runtime import Runtime
 from shared.topology import Topology
 
@@ -69,7 +67,7 @@ class Desk:
             first = next(parts, None)
             if first is None or (first.message_id, first.user_id) != (request.message_id, request.sender):
                 return unknown
-            answer = _claimed(first)
+            answer = head(first)
             # Only what may count is read to its end: of something unfinished, that would be the log's.
             if answer.refusal or (why := unfit(state, answer)):
                 return replace(answer, refusal=answer.refusal or why)
@@ -82,13 +80,3 @@ class Desk:
         payload = self._results.payload(answer)
         assert payload is not None
         return replace(answer, refusal=self._model.bears(state.version, Closed.of(answer), payload))
-
-
-def _claimed(first: Part) -> Answer:
-    """What a message's first part says of it."""
-    place = first.offset, first.user_id, first.message_id
-    try:
-        codec.check_part(first)
-        return intake.claimed(Update.from_header(codec.decode(first.body)[0]), *place)
-    except MessageError as error:
-        return intake.broken(Broken((first.user_id, first.message_id), first.offset, str(error)))

@@ -54,6 +54,7 @@ def read_until(
     runtime: Runtime = THREADS,
     *,
     silence_s: float = SILENCE_S,
+    prefetch: int = 8,
 ) -> Iterator[Part]:
     """The parts of a log from `start` on, up to and without the message with that id.
 
@@ -61,7 +62,7 @@ def read_until(
         BrokerUnreachable: the log stays silent before it.
     """
     inbox: Inbox[Delivery] = runtime.inbox()
-    subscription = broker.follow(name, start, inbox.put)
+    subscription = broker.follow(name, start, inbox.put, prefetch=prefetch)
     try:
         while True:
             try:
