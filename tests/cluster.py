@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tests.services import RabbitNode, wait_for
 
 SIZE = 3

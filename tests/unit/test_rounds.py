@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.facts import Phase, Rules, State, apply
-from coordinator.moves import Answered, CaughtUp, Died, Resumed, Seen, Tick
+from coordinator.moves import Answered, CaughtUp, Died, Dropped, Resumed, Seen, Tick
 from coordinator.selection import Selection
 
 
@@ -323,6 +323,20 @@ def test_sites_cannot_fill_the_journal_with_reasons(world):
     for order in (first, *others):
         made.answer(order)
     assert len(made.closings()[-1].data["refusals"]) <= 52
+
+
+def test_what_was_dropped_unread_is_counted_as_refused_and_needed_no_more(world):
+    made = start(world, Rules(min_clients=3))
+    offset = len(made.results)
+    for number in range(100):
+        made.feed(Dropped(made.now, offset + number, "login 'a' floods", offset + number + 1))
+    assert (made.state.decided, made.state.read_from) == (offset + 99, offset + 100)
+    for order in open_orders(made):
+        made.answer(order)
+    data = made.closings()[-1].data
+    ((count, offsets),) = data["refusals"].values()
+    assert count == data["counts"]["refused"] == 100
+    assert len(offsets) == 20
 
 
 def test_absent_clients_are_stood_in_for_and_orders_do_not_pile_up(world):

@@ -167,6 +167,19 @@ def test_a_flooding_site_loses_only_its_own(spool):
     assert bytes(spool.payload(arrival.key)) == BIG
 
 
+def test_a_login_that_is_given_up_loses_what_is_unfinished_and_only_that(spool):
+    mine, other, whole = message(BIG, "a"), message(BIG, "b"), message(BIG, "a")
+    (held,) = take_all(spool, whole)
+    log = log_of(mine[:5] + other[:5] + mine[5:] + other[5:])
+    for part in log[:10]:
+        spool.take(part)
+    spool.give_up("a")
+    assert spool.read_from(log[9].offset) == log[5].offset
+    (arrival,) = [taken for part in log[10:] if (taken := spool.take(part)) is not None]
+    assert bytes(spool.payload(arrival.key)) == bytes(spool.payload(held.key)) == BIG
+    assert arrival.key[0] == "b"
+
+
 def test_what_is_discarded_is_gone_and_leaves_no_file(spool, tmp_path):
     (arrival,) = take_all(spool, message(BIG))
     assert bytes(spool.payload(arrival.key)) == BIG
