@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
+from coordinator.overlay import put, without
 from coordinator.selection import Selection
 from shared.messages import Work, order_id
 
@@ -207,7 +208,7 @@ class State:
 
     def answered(self, id_: str, outcome: Outcome) -> State:
         """The state once the order has that outcome and nobody waits for it."""
-        return replace(self, outcome={**self.outcome, id_: outcome}, waiting=_without(self.waiting, {id_}))
+        return replace(self, outcome=put(self.outcome, id_, outcome), waiting=without(self.waiting, (id_,)))
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
@@ -274,7 +275,7 @@ def _ordered(state: State, work: Work, rows: Sequence[Row], at: float) -> State:
     return replace(
         state,
         orders={**state.orders, **new},
-        waiting={**_without(state.waiting, replaced), **new},
+        waiting={**without(state.waiting, replaced), **new},
         superseded=state.superseded | replaced,
     )
 
@@ -282,7 +283,7 @@ def _ordered(state: State, work: Work, rows: Sequence[Row], at: float) -> State:
 def _failed(state: State, entry: Entry) -> State:
     id_ = entry.data["id"]
     dead = {**state.dead, id_: entry.data["reason"]}
-    return replace(state, dead=dead, waiting=_without(state.waiting, {id_}))
+    return replace(state, dead=dead, waiting=without(state.waiting, {id_}))
 
 
 def _readmitted(state: State, entry: Entry) -> State:
@@ -309,7 +310,7 @@ def _closing(state: State, entry: Entry) -> State:
         skipping=entry.data["skipped"],
         outcome=outcome,
         settled=frozenset(outcome),
-        waiting=_without(state.waiting, outcome.keys()),
+        waiting=without(state.waiting, outcome.keys()),
         decided=entry.data["decided"],
         read_from=entry.data["read_from"],
         readmitted=(),
@@ -369,10 +370,6 @@ def _remembered(state: State, version: int) -> dict[str, Any]:
         "superseded": state.superseded & orders.keys(),
         "dead": {id_: reason for id_, reason in state.dead.items() if id_ in orders},
     }
-
-
-def _without(orders: Mapping[str, Order], ids: Collection[str]) -> Mapping[str, Order]:
-    return {id_: order for id_, order in orders.items() if id_ not in ids} if ids else orders
 
 
 _APPLY = {

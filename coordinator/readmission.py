@@ -12,6 +12,7 @@ from math import inf
 
 from coordinator.facts import State
 from coordinator.moves import Appealed, Forget, Turn
+from coordinator.overlay import put
 from coordinator.validation import unfit
 
 
@@ -47,7 +48,7 @@ def take_in(state: State, position: float = inf) -> State:
             more = {name: state.counts.get(name, 0) + 1 for name in ("accepted", "readmitted")}
             state = replace(
                 state.answered(answer.id, "accepted"),
-                accepted={**state.accepted, answer.id: answer},
+                accepted=put(state.accepted, answer.id, answer),
                 counts={**state.counts, **more},
             )
     return replace(state, readmitted=tuple(each for each in state.readmitted if each[0] >= position))

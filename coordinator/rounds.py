@@ -35,6 +35,7 @@ from coordinator.moves import (
     Tick,
     Turn,
 )
+from coordinator.overlay import put
 from coordinator.readmission import appealed, take_in
 from coordinator.tally import counted, dropped
 from coordinator.validation import judge
@@ -157,8 +158,8 @@ def _answered(turn: Turn, event: Answered) -> None:
 
 def _taken(state: State, answer: Answer) -> State:
     if answer.work == "evaluate":
-        return replace(state, evaluations={**state.evaluations, answer.id: answer})
-    return replace(state, accepted={**state.accepted, answer.id: answer})
+        return replace(state, evaluations=put(state.evaluations, answer.id, answer))
+    return replace(state, accepted=put(state.accepted, answer.id, answer))
 
 
 def _came_to_nothing(turn: Turn, now: float, id_: str, ruling: Literal["failed", "refused"]) -> None:
