@@ -81,7 +81,7 @@ def _layers(mapping: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Mapping[Any,
 def _made(
     base: Mapping[Key, Value], added: Mapping[Key, Value], removed: frozenset[Key]
 ) -> Mapping[Key, Value]:
-    layered = Overlay(base, added, removed)
     if len(added) + len(removed) <= LEAST_CHANGES + isqrt(len(base)):
-        return layered
-    return {key: layered[key] for key in layered}
+        return Overlay(base, added, removed)
+    left = {key: value for key, value in base.items() if key not in removed} if removed else dict(base)
+    return {**left, **added}
