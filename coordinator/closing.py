@@ -33,7 +33,8 @@ def close(turn: Turn, now: float, chosen: Sequence[Answer], *, skipped: bool = F
         "assigned": sum(o.round == state.round and o.work != "evaluate" for o in state.orders.values()),
         "opened_at": state.opened_at or now,
     }
-    settled = [[id_, how] for id_, how in state.outcome.items() if id_ not in counted | state.settled]
+    known = counted | state.settled
+    settled = [[id_, how] for id_, how in state.outcome.items() if id_ not in known]
     turn.append("round-closing", now, data, [[list(row) for row in rows], settled, evaluated(state)])
     turn.do(Fold(tuple(rows)))
 
