@@ -9,19 +9,23 @@ has the digest of the recorded one of its round, since that is what the clients 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from math import inf
 
 from coordinator.arrivals import Came
-from coordinator.facts import Closed, Entry, Order, Phase, State, apply
+from coordinator.facts import Answer, Closed, Entry, Order, Phase, State, apply
 from coordinator.moves import Answered, Append, Command, Died, Event, Finish, Fold, Folded, Issue, Seen, Tick
 from coordinator.rounds import next_wake, step
-from coordinator.story import Story
+from coordinator.story import Past, Story
+from coordinator.validation import judge
 
 #: Deadlines in a row that may pass with nothing in between: what comes later is no time, but a claim.
 PATIENCE = 100
+#: The reason why no more rounds are decided, when there were no more.
+ALL = "these were all"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,29 @@ class Redecided:
 def redecide(story: Story, came: Iterable[Came]) -> Redecided:
     """Decides the story's rounds anew, by the rules in its state."""
     return _Rerun(story, came).run()
+
+
+def recount(story: Story, answers: Iterable[Answer]) -> Redecided:
+    """Buffered mode: each round closes where it did in the log, and counts all that is fresh enough there."""
+    assert story.state is not None
+    state = replace(story.state, orders=story.orders)
+    rounds = [past for number, past in sorted(story.rounds.items()) if number >= story.first]
+    rows: dict[int, list[Closed]] = {past.number: [] for past in rounds}
+    ends = [past.decided for past in rounds]
+    for answer in answers:
+        place = bisect_left(ends, answer.offset)
+        if answer.offset <= story.state.decided or place == len(rounds) or answer.work != "train":
+            continue
+        past = rounds[place]
+        if judge(replace(state, version=past.base), answer).ruling == "accepted":
+            state = state.answered(answer.id, "accepted")
+            rows[past.number].append(Closed.of(answer))
+    return Redecided(tuple(_as_counted(past, sorted(rows[past.number])) for past in rounds), ALL)
+
+
+def _as_counted(past: Past, rows: Sequence[Closed]) -> Decided:
+    behind = tuple(past.base - row.version for row in rows)
+    return Decided(past.number, tuple(rows), behind, past.closing_at - past.opened_at)
 
 
 class _Rerun:
@@ -73,7 +100,7 @@ class _Rerun:
             self._expect(order)
         while not self._reason and len(self._made) <= self._last - self._story.first:
             self._go_on()
-        return Redecided(tuple(self._made), self._reason or "these were all")
+        return Redecided(tuple(self._made), self._reason or ALL)
 
     def _go_on(self) -> None:
         """Takes what is due next: something recorded, or a deadline."""

@@ -20,10 +20,12 @@ PRESENCE = ("registered", "present", "absent")
 class Past:
     """A closed round. Times are the leader's clock, in seconds since 1970; `deadline_at` is its last.
 
-    `decided` is the results offset up to which it was read when it closed, `digest` that of the model then.
+    It moved version `base` on, or left it as it was. `decided` is the results offset up to which it was read
+    when it closed, `digest` that of the model then.
     """
 
     number: int
+    base: int
     opened_at: float
     deadline_at: float
     closing_at: float
@@ -109,6 +111,7 @@ def _under(rules: Rules, opened: Entry, state: State) -> Entry:
 def _past(open_: State, closing: Entry, closed: Entry) -> Past:
     return Past(
         number=closed.data["round"],
+        base=open_.version,
         opened_at=closing.data["opened_at"],
         deadline_at=open_.deadline_at,
         closing_at=closing.at,

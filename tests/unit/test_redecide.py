@@ -11,7 +11,7 @@ import pytest
 from coordinator.arrivals import Came, Heard, arrivals
 from coordinator.facts import Closed, Rules
 from coordinator.moves import Seen
-from coordinator.redecide import redecide
+from coordinator.redecide import recount, redecide
 from coordinator.selection import Selection
 from coordinator.story import story_of, without
 
@@ -188,6 +188,28 @@ def test_clients_come_when_they_came(world):
     assert [client for client, _ in rounds[0]] == ["a/0", "b/0"]
     assert [client for client, _ in rounds[2]] == ["a/0", "d/0"]
     assert not any("d/0" in dict(rows) for rows in anew(lived, came, gone=frozenset("d"))[0])
+
+
+@pytest.mark.parametrize(("most", "stale"), [(5, {0, 1, 2}), (1, {0, 1}), (0, {0})])
+def test_buffered_rounds_keep_their_place_in_the_log(world, most, stale):
+    rules = replace(RULES, rounds=9, buffered=True, concurrency=3, buffer=2, max_staleness=5, deadline_s=60.0)
+    lived = world(rules)
+    came = live(lived, steady(a=1.0, b=1.5, c=3.2))
+    assert {behind for rows in recorded(lived) for _, behind in rows} >= {0, 1, 2}
+    found = recount(story_of(lived.journal, replace(rules, max_staleness=most), 0), lived.results)
+    rounds = [list(zip((row.client for row in one.rows), one.behind, strict=True)) for one in found.rounds]
+    assert rounds == [[row for row in rows if row[1] <= most] for rows in recorded(lived)]
+    assert {behind for rows in rounds for _, behind in rows} == stale
+    assert len(came) == len(lived.results)
+
+
+def test_buffered_rounds_take_in_what_was_too_late(world):
+    rules = replace(RULES, rounds=6, buffered=True, concurrency=3, buffer=2, max_staleness=0, deadline_s=60.0)
+    lived = world(rules)
+    live(lived, steady(a=1.0, b=1.5, c=5.0))
+    assert not any(client == "c/0" for rows in recorded(lived) for client, _ in rows)
+    found = recount(story_of(lived.journal, replace(rules, max_staleness=9), 0), lived.results)
+    assert "c/0" in {row.client for one in found.rounds for row in one.rows}
 
 
 # --- when answers came
