@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from coordinator import reading_cli
+from coordinator import quarantine_cli, reading_cli
 from coordinator.options import (
     BrokerOption,
     FileArgument,
@@ -110,6 +110,7 @@ def coordinate(
 
 for command in reading_cli.COMMANDS:
     app.command()(command)
+app.add_typer(quarantine_cli.app, name="quarantine")
 
 
 # --- what the commands share
