@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import pytest
 
+from tests.services import RabbitNode
+
 TRAINERS = Path(__file__).with_name("trainers.py")
 FIELD_TRAINERS = Path(__file__).with_name("field_trainers.py")
 SOFTMAX = {"features": 5, "classes": 3}
+#: Of the sites' logins.
+PASSWORD = "secret"
 #: How long a federation of the tests may take before it counts as hung.
 DEADLINE_S = 60
 
@@ -140,9 +146,7 @@ class Federation:
         """What a process has written to standard error so far."""
         return self._errors[process.pid].read_text()
 
-    def done(
-        self, process: subprocess.Popen, timeout_s: float = DEADLINE_S
-    ) -> subprocess.CompletedProcess:
+    def done(self, process: subprocess.Popen, timeout_s: float = DEADLINE_S) -> subprocess.CompletedProcess:
         out, _ = process.communicate(timeout=timeout_s)
         return subprocess.CompletedProcess(process.args, process.returncode, out, self.said(process))
 
@@ -182,6 +186,26 @@ def fed(federation: str, tmp_path: Path, urls: list[str]) -> Iterator[Federation
     made = Federation(federation, tmp_path, urls)
     yield made
     made.close()
+
+
+@pytest.fixture
+def login_of(rabbit_node: RabbitNode, federation: str) -> Iterator[Callable[[str], str]]:
+    """Makes a site's login at RabbitMQ, with the least that a worker needs; gives its URL."""
+    made = []
+
+    def make(site: str) -> str:
+        name = re.escape(f"warren.{federation}")
+        write = rf"^{name}\.(results|presence)$"
+        read = rf"^{name}\.(assignments\.{site}|rounds\.log)$"
+        rabbit_node.ctl("add_user", site, PASSWORD)
+        rabbit_node.ctl("set_permissions", "-p", "/", site, "^$", write, read)
+        made.append(site)
+        url = urlsplit(rabbit_node.url)
+        return urlunsplit(url._replace(netloc=f"{site}:{PASSWORD}@{url.hostname}:{url.port}"))
+
+    yield make
+    for site in made:
+        rabbit_node.ctl("delete_user", site)
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from urllib.parse import urlsplit, urlunsplit
-
 import pytest
 
 from shared import codec
@@ -14,32 +11,10 @@ from shared.errors import RefusedError
 from shared.messages import Presence
 from shared.topology import Topology
 
-PASSWORD = "secret"
-
 
 @pytest.fixture
 def urls(rabbit_url, redis_url):
     return ["--broker", rabbit_url, "--state", redis_url]
-
-
-@pytest.fixture
-def login_of(rabbit_node, federation):
-    """Makes a site's login, with the least that a worker needs; gives its URL."""
-    made = []
-
-    def make(site):
-        name = re.escape(f"warren.{federation}")
-        write = rf"^{name}\.(results|presence)$"
-        read = rf"^{name}\.(assignments\.{site}|rounds\.log)$"
-        rabbit_node.ctl("add_user", site, PASSWORD)
-        rabbit_node.ctl("set_permissions", "-p", "/", site, "^$", write, read)
-        made.append(site)
-        url = urlsplit(rabbit_node.url)
-        return urlunsplit(url._replace(netloc=f"{site}:{PASSWORD}@{url.hostname}:{url.port}"))
-
-    yield make
-    for site in made:
-        rabbit_node.ctl("delete_user", site)
 
 
 def test_sites_with_the_least_permissions_train_and_an_impostor_does_not(fed, login_of, wait_for):
