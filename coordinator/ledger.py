@@ -33,7 +33,7 @@ class Leader:
 
 @dataclass(frozen=True)
 class Round:
-    """A closed round, from its `round-closing` and `round-closed` entries.
+    """A closed round, from its `round-closing` and `round-closed` entries; `leader` closed it.
 
     It made `version` of the one before, whose digest is `parent` ("" before version 0); a skipped round made
     none, so both are those of the version that it left as it was. `rows` are the updates that it counts, by
@@ -48,6 +48,7 @@ class Round:
     version: int
     digest: str
     parent: str
+    leader: Leader
     skipped: bool
     opened_at: float
     closed_at: float
@@ -179,7 +180,7 @@ class Pages:
         elif entry.kind == "finished":
             self._outcome = str(entry.data["reason"])
         elif line is not None and self._closing is not None:
-            self._rounds.append(_round(self._closing, entry, line))
+            self._rounds.append(_round(self._leaders[-1], self._closing, entry, line))
 
     def bound(self, lacking: int = 0) -> Ledger:
         """The ledger of what was taken.
@@ -206,7 +207,7 @@ class Pages:
         )
 
 
-def _round(closing: Entry, closed: Entry, line: Mapping[str, Any]) -> Round:
+def _round(leader: Leader, closing: Entry, closed: Entry, line: Mapping[str, Any]) -> Round:
     hints = closed.data["hints"]
     rows, _, evaluated = closing.rows
     return Round(
@@ -214,6 +215,7 @@ def _round(closing: Entry, closed: Entry, line: Mapping[str, Any]) -> Round:
         version=closed.data["version"],
         digest=closed.data["digest"],
         parent=closed.data["parent"],
+        leader=leader,
         skipped=closed.data["skipped"],
         opened_at=closing.data["opened_at"],
         closed_at=closed.at,

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.options import BrokerOption, FederationOption, JsonOption, StateOption, TargetArgument
+from coordinator.options import (
+    BrokerOption,
+    FederationOption,
+    JsonOption,
+    StateOption,
+    TargetArgument,
+    ThreadsOption,
+)
 from shared.observability import set_up
 
 if TYPE_CHECKING:
@@ -41,18 +48,51 @@ def status(
 
 def log(
     target: TargetArgument = None,
+    version: Annotated[
+        int | None, typer.Option(min=0, help="Only this version.", show_default="all of them")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("-n", min=1, help="Only so many, the newest.", show_default="all of them")
+    ] = None,
     federation: FederationOption = "",
     broker: BrokerOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Prints the closed rounds, newest first: version, digest, parent, who contributed, what was refused."""
-    from coordinator import reports
+    from coordinator import accounts, ledger
 
     set_up()
     with _opened(target, federation, broker, "") as place:
-        versions = reports.versions(place.broker(), place.topology)
-    for version in versions:
-        print(json.dumps(version) if as_json else reports.version_text(version), flush=True)
+        book = ledger.read(place.broker(), place.topology)
+    number = None if version is None else book.made(version).version
+    rounds = [round_ for round_ in reversed(book.rounds) if number is None or round_.version == number]
+    for account in accounts.versions(book, rounds[:count]):
+        print(json.dumps(account) if as_json else accounts.version_text(account), flush=True)
+
+
+def verify(
+    target: TargetArgument = None,
+    federation: FederationOption = "",
+    broker: BrokerOption = "",
+    threads: ThreadsOption = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Makes every version again from the log, and compares digests; exits with 5 if anything differs.
+
+    What retention has dropped is named, and no difference. A federation may run meanwhile: what it has closed
+    is verified.
+    """
+    from coordinator.accounts import Verdicts
+    from coordinator.soundness import examine
+    from coordinator.verification import Verifier
+
+    set_up()
+    with _opened(target, federation, broker, "") as place:
+        book, faults = examine(place.broker(), place.topology)
+        verdicts = Verdicts(as_json)
+        for finding in Verifier(place.broker(), book, place.folder, threads).findings():
+            verdicts.take(finding)
+        verdicts.end(faults)
 
 
 def export(
@@ -65,22 +105,28 @@ def export(
     broker: BrokerOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Writes a version of the global model, from the log, to an .npz file with the tensors by name."""
-    from coordinator import reports
+    """Writes a version of the global model, from the log, to an .npz file with the tensors by name.
+
+    One whose weights are not in the log is made again of its parent's and of its updates.
+    """
+    from coordinator import ledger, remaking
     from coordinator.weight_files import write_weights
 
     set_up()
     with _opened(target, federation, broker, "") as place:
-        number, weights = reports.model(place.broker(), place.topology, version)
+        book = ledger.read(place.broker(), place.topology)
+        number = book.made(version).version
+        weights, why = remaking.weights(place.broker(), book, number, place.folder)
     write_weights(to, weights)
     if as_json:
-        print(json.dumps({"version": number, "digest": weights.digest, "file": str(to)}))
+        print(json.dumps({"version": number, "digest": weights.digest, "file": str(to), "made_again": why}))
     else:
-        print(f"version {number} (digest {weights.digest[:12]}) is in {to}")
+        again = f", made again: {why}" if why else ""
+        print(f"version {number} (digest {weights.digest[:12]}) is in {to}{again}")
 
 
 #: In the order in which the help lists them.
-COMMANDS = (status, log, export)
+COMMANDS = (status, log, verify, export)
 
 
 def _opened(target: Path | None, federation: str, broker: str, state: str) -> Target:

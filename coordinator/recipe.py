@@ -5,7 +5,7 @@ A coordinator folds by it, and so does everyone who makes a version again from t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from coordinator import rules
 from coordinator.aggregation import Contribution, aggregate
@@ -33,6 +33,14 @@ class Recipe:
         """What an update weighs where version `base` is moved on: by its examples, if they count, and age."""
         factor = self._discount(base - row.version)
         return factor * row.examples if self._normalise == "weights" else factor
+
+    def shares(self, base: int, rows: Sequence[Closed]) -> list[float]:
+        """Each update's share in what moves version `base` on; rules that weigh nothing give equal ones."""
+        if not isinstance(self.rule, rules.Mean):
+            return [1 / len(rows)] * len(rows)
+        weights = [self.weight(base, row) for row in rows]
+        divisor = sum(weights) if self._normalise == "weights" else len(rows)
+        return [weight / divisor if divisor else 0.0 for weight in weights]
 
     def follow(
         self, base: Weights, state: OptimizerState, version: int, updates: Iterable[tuple[Closed, Buffer]]

@@ -19,7 +19,7 @@ from coordinator.models import CHECKPOINT
 from coordinator.optimizers import OptimizerState
 from coordinator.optimizers import make as make_optimizer
 from coordinator.shelf import Broken, Key, Message
-from coordinator.tapes import Damaged, NotRecorded, Snapshots, Tape
+from coordinator.tapes import Damaged, NotRecorded, Snapshots, Tape, Trimmed
 from shared.broker.port import FIRST, Broker
 from shared.errors import MessageError
 from shared.messages import RoundTask, Update, order_id
@@ -37,9 +37,10 @@ class Recorded:
 
 
 class Recording:
-    """A federation's versions from `since` on, played back. A context; not for several threads.
+    """A federation's versions from `since` on, and what they were made of. A context; not for many threads.
 
-    What it hands out is valid until a version two further on, or another round's updates, are asked for.
+    Of the version before `since`, weights and optimiser state can be had too. What is handed out is valid
+    until a version two further on, or another round's updates, are asked for.
     """
 
     def __init__(self, broker: Broker, ledger: Ledger, folder: Path, since: int = 0) -> None:
@@ -71,8 +72,9 @@ class Recording:
         """A version's weights, from its round task; their digest is the ledger's.
 
         Raises:
-            NotRecorded: the log doesn't hold the task (any more, or yet).
-            Damaged: it holds one that is not what was published.
+            NotRecorded: the log doesn't hold the task (yet).
+            Trimmed: it doesn't any more.
+            Damaged: it holds one that is not what was published, or has lost it.
         """
         message = self._tasks.of(version)
         self._weights = {known: kept for known, kept in self._weights.items() if known >= version - 1}
@@ -84,7 +86,7 @@ class Recording:
         """The server optimiser's state after it made a version; empty if it has none.
 
         Raises:
-            NotRecorded, Damaged: as `weights`.
+            NotRecorded, Trimmed, Damaged: as `weights`.
         """
         if not make_optimizer(self.ledger.config.server).slots:
             return {}
@@ -117,17 +119,31 @@ class Recording:
         """The updates that a round counts, by client.
 
         Raises:
-            NotRecorded, Damaged: as `update`, of the first that isn't there.
+            Trimmed, Damaged: as `update`, of the first that isn't there.
         """
         for row in round_.rows:
             yield self.update(round_, row)
+
+    def initial_weights(self, round_: Round) -> Weights:
+        """The weights that were answered to the request for version 0.
+
+        Raises:
+            NotRecorded: they came from a file.
+            Trimmed, Damaged: as `update`.
+        """
+        if not round_.rows:
+            raise NotRecorded(f"version 0 came from the file {self.ledger.config.model.initial}")
+        answer = self.update(round_, round_.rows[0])
+        if answer.layout is None or len(answer.payload) != answer.layout.nbytes:
+            raise Damaged(f"what {answer.row.client} answered at offset {answer.row.offset} is no model")
+        return Weights(answer.layout, answer.payload)
 
     def update(self, round_: Round, row: Closed) -> Recorded:
         """One of the updates that a round counts.
 
         Raises:
-            NotRecorded: retention dropped it.
-            Damaged: it is not in the log as it was accepted.
+            Trimmed: retention has dropped it.
+            Damaged: the log does not hold it as it was accepted.
         """
         self._turn_to(round_)
         key = _key(row)
@@ -138,7 +154,7 @@ class Recording:
         message = self._messages.get(key)
         if message is None:
             if self._results.first is None or row.offset < self._results.first:
-                raise NotRecorded(f"{what} is not in the log any more")
+                raise Trimmed(f"{what} is not in the log any more")
             raise Damaged(f"{what} is missing from the log")
         try:
             update = Update.from_header(message.header)

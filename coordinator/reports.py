@@ -1,4 +1,4 @@
-"""What the reading commands show: standing, versions, models. From the store and the logs, for people."""
+"""What `warren status` shows, from the state store."""
 
 from __future__ import annotations
 
@@ -7,18 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from coordinator import journal
-from coordinator.facts import Closed, Entry
-from coordinator.history import History
-from coordinator.kept import kept_text, oldest_weights
+from coordinator.kept import kept_text
 from coordinator.lease import describe
-from coordinator.models import find_task
 from coordinator.output import megabytes, round_line
 from coordinator.state.port import Snapshot
-from shared.broker.port import FIRST, Broker
-from shared.errors import ConfigError
-from shared.topology import Topology
-from shared.weights import Weights
 
 #: A worker that was not seen for so long is not counted.
 FRESH_S = 20.0
@@ -97,75 +89,3 @@ def flood_text(login: str, about: Mapping[str, Any]) -> str:
         said += f", {megabytes(about['dropped_bytes'])} of it not read"
     doing = "floods the results log" if about["flooding"] else "sent much more than it was asked for"
     return "\n".join([f"Login {login!r} {doing}: {said}. To cut it off:", *about["to_cut_it_off"]])
-
-
-def versions(broker: Broker, topology: Topology) -> list[dict[str, Any]]:
-    """The closed rounds with their contributors, newest first."""
-    history = History()
-    made: list[dict[str, Any]] = []
-    closing: Entry | None = None
-    for record in journal.read(broker, topology):
-        if record.entry.kind == "round-closing":
-            closing = record.entry
-        line = history.feed(record.entry)
-        if line is not None and closing is not None:
-            made.append(_version(line, closing, record.entry))
-    return made[::-1]
-
-
-def _version(line: dict[str, Any], closing: Entry, closed: Entry) -> dict[str, Any]:
-    rows = [Closed(*row) for row in closing.rows[0]]
-    return {
-        **line,
-        "parent": closed.data["parent"],
-        "at": closed.at,
-        "contributors": [
-            {"client": row.client, "examples": row.examples, "version": row.version, "offset": row.offset}
-            for row in rows
-        ],
-    }
-
-
-def version_text(version: dict[str, Any]) -> str:
-    """A version, as `git log` would show it."""
-    lines = [
-        f"version {version['version']} {version['digest']}",
-        f"Parent: {version['parent'] or 'none'}",
-        f"Date:   {time.strftime('%Y-%m-%d %H:%M:%S %z', time.localtime(version['at']))}",
-        "",
-        f"    {round_line(version)}",
-    ]
-    for who in version["contributors"]:
-        stale = version["version"] - 1 - who["version"]
-        said = f"{who['examples']} examples" + (f", {stale} versions behind" if stale > 0 else "")
-        lines.append(f"    {who['client']}: {said}")
-    lines += [f"    {count} × {reason}" for reason, count in version["reasons"].items()]
-    return "\n".join([*lines, ""])
-
-
-def model(broker: Broker, topology: Topology, version: int | None) -> tuple[int, Weights]:
-    """A version's number and weights, from the log; None: the last.
-
-    Raises:
-        ConfigError: there is no such version in the log (any more).
-    """
-    chain: dict[int, tuple[str, int]] = {}
-    for record in journal.read(broker, topology):
-        if record.entry.kind == "round-closed":
-            data = record.entry.data
-            chain[data["version"]] = (data["digest"], data["hints"]["task"])
-    if not chain:
-        raise ConfigError(f"federation {topology.federation!r} has no version of its model in the log yet")
-    number = max(chain) if version is None else version
-    if number not in chain:
-        raise ConfigError(f"version {number} is not in the log; there are {min(chain)} to {max(chain)}")
-    oldest = oldest_weights(broker, topology)
-    digest, start = chain[number]
-    # Not looked for in what may be a long log, if its beginning shows that it is in vain.
-    found = None
-    if oldest is not None and oldest <= number:
-        found = find_task(broker, topology, max(start, FIRST), digest)
-    if found is None:
-        there = "no versions" if oldest is None else f"versions {oldest} to {max(chain)}"
-        raise ConfigError(f"the weights of version {number} are not in the log any more; it holds {there}")
-    return number, found[1]

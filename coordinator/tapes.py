@@ -15,11 +15,15 @@ from shared.weights import Buffer
 
 
 class NotRecorded(JournalError):
-    """Raised when a log does not hold what was asked for: retention dropped it, or it never got there."""
+    """Raised when a log does not hold what was asked for, which need not be there (yet)."""
+
+
+class Trimmed(NotRecorded):
+    """Raised when retention has dropped what was asked for."""
 
 
 class Damaged(NotRecorded):
-    """Raised when a log does not hold what was once written to it, though retention did not drop it."""
+    """Raised when a log does not hold what was once written to it, and retention has not dropped it."""
 
 
 class Tape:
@@ -72,8 +76,7 @@ class Snapshots:
         """A version's message; ask in ascending order. Only the version before it stays at hand too.
 
         Raises:
-            NotRecorded: the log does not hold it (any more, or yet).
-            Damaged: it must have held it.
+            NotRecorded: the log does not hold it: see its subclasses.
         """
         self._drop_before(version)
         while version not in self._held and self._newest <= version:
@@ -138,7 +141,7 @@ class Snapshots:
             broken = self._broken.get(version) or self._nameless.pop(0)
             return Damaged(f"{what} at offset {broken.offset} can't be read: {broken.reason}")
         if self._oldest is None or version < self._oldest:
-            return NotRecorded(f"{what} is not in the log any more")
+            return Trimmed(f"{what} is not in the log any more")
         if self._newest > version:
             return Damaged(f"{what} is missing from the log, which has that of version {self._newest}")
         return NotRecorded(f"{what} is not in the log")

@@ -1,0 +1,192 @@
+"""Every version of a ledger made again from the log, and compared with what was recorded.
+
+A version is made again of its parent's recorded weights and optimiser state, and of the updates that its
+round counts, as the recorded configuration says. Its digest must be the journal's, and that of the weights in
+its round task; its optimiser state must be the recorded one. So each version is judged by itself, and what
+retention has dropped of one leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from coordinator import intake
+from coordinator.closing import mean_metrics
+from coordinator.ledger import Ledger, Round
+from coordinator.optimizers import OptimizerState
+from coordinator.optimizers import make as make_optimizer
+from coordinator.recipe import Recipe
+from coordinator.recording import Recorded, Recording
+from coordinator.soundness import Books
+from coordinator.tapes import Damaged, NotRecorded, Trimmed
+from shared.broker.port import Broker
+from shared.errors import FederationFailed, MessageError
+from shared.weights import Weights
+
+Thing = TypeVar("Thing")
+#: Made again and the same; its weights are as recorded, but it can't be made again; neither; it differs.
+Result = Literal["verified", "recorded", "unverifiable", "differs"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a version: `differences` are what differs, `lacks` what the log doesn't hold for it.
+
+    `updates` are those that its round counts; `origin` is whose initial weights it is, if it is version 0.
+    """
+
+    version: int
+    digest: str
+    result: Result
+    updates: int
+    origin: str = ""
+    differences: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+
+class Verifier:
+    """Verifies the versions of a ledger. `folder` is where updates lie meanwhile; `threads` fold."""
+
+    def __init__(self, broker: Broker, ledger: Ledger, folder: Path, threads: int) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._folder = folder
+        self._recipe = Recipe(ledger.config, make_optimizer(ledger.config.server), threads)
+        self._books = Books(ledger.config.federation.mode == "buffered")
+
+    def findings(self) -> Iterator[Finding]:
+        """A finding for each version, in order; one more for a skipped round that contradicts the others."""
+        with Recording(self._broker, self._ledger, self._folder) as recording:
+            for round_ in self._ledger.rounds:
+                faults = self._books.faults(round_)
+                if not round_.skipped:
+                    yield _Trial(recording, self._recipe, round_, faults).finding()
+                elif faults:
+                    yield Finding(round_.version, round_.digest, "differs", 0, differences=tuple(faults))
+
+
+class _Trial:
+    """One version under examination."""
+
+    def __init__(self, recording: Recording, recipe: Recipe, round_: Round, differences: list[str]) -> None:
+        self._recording = recording
+        self._recipe = recipe
+        self._round = round_
+        self._version = round_.version
+        self._differences = differences
+        self._lacks: list[str] = []
+
+    def finding(self) -> Finding:
+        """The verdict; for once."""
+        updates = self._updates()
+        made = self._made(updates) if updates is not None else None
+        recorded = self._own("weights", partial(self._recording.weights, self._version))
+        if made is not None:
+            self._compare(*made)
+        rows, first = self._round.rows, self._version == 0
+        result: Result = "unverifiable"
+        if self._differences:
+            result = "differs"
+        elif made is not None or (recorded is not None and first and not rows):
+            result = "verified"
+        elif recorded is not None:
+            result = "recorded"
+        return Finding(
+            self._version,
+            self._round.digest,
+            result,
+            len(rows),
+            origin=(rows[0].client if rows else "a file") if first else "",
+            differences=tuple(self._differences),
+            lacks=tuple(self._lacks),
+        )
+
+    # --- what it was made of
+
+    def _updates(self) -> list[Recorded] | None:
+        """The updates that the round counts; None unless all are there, as they were accepted."""
+        each = [
+            self._own("updates", partial(self._recording.update, self._round, row))
+            for row in self._round.rows
+        ]
+        found = [update for update in each if update is not None]
+        if len(found) < len(each):
+            return None
+        self._compare_metrics(found)
+        return found
+
+    def _made(self, updates: list[Recorded]) -> tuple[Weights, OptimizerState] | None:
+        """The version made again; None if it can't be."""
+        before = self._version - 1
+        if self._version == 0:
+            return self._initial()
+        base = self._others("parent's weights", partial(self._recording.weights, before))
+        state = self._others("parent's optimiser state", partial(self._recording.optimizer_state, before))
+        if base is None or state is None:
+            return None
+        deltas = ((update.row, update.payload) for update in updates)
+        try:
+            return self._recipe.follow(base, state, before, deltas)
+        except (FederationFailed, MessageError) as error:
+            self._differences.append(f"it can't be made again: {error}")
+            return None
+
+    def _initial(self) -> tuple[Weights, OptimizerState] | None:
+        if not self._round.rows:
+            return None
+        weights = self._own("updates", partial(self._recording.initial_weights, self._round))
+        return None if weights is None else (weights, self._recipe.optimizer.initial_state(weights.layout))
+
+    # --- what it is compared with
+
+    def _compare(self, weights: Weights, state: OptimizerState) -> None:
+        made, said = weights.digest[:12], self._round.digest[:12]
+        if weights.digest != self._round.digest:
+            self._differences.append(f"made again it has digest {made}, and the journal says {said}")
+            return
+        recorded = self._own("optimiser state", partial(self._recording.optimizer_state, self._version))
+        if recorded is not None and _fingerprint(recorded) != _fingerprint(state):
+            self._differences.append("made again it has another optimiser state than the recorded one")
+
+    def _compare_metrics(self, updates: list[Recorded]) -> None:
+        """The means that the round closed with follow from its updates' headers, if nobody else scored it."""
+        rows = [(each.update, each.row.offset, each.row.sender, each.row.message_id) for each in updates]
+        means = mean_metrics([intake.claimed(*row) for row in rows], self._version - 1)
+        if not self._round.evaluated and means != self._round.metrics:
+            self._differences.append("its metrics are not the means of what its updates say")
+
+    # --- what the log gives
+
+    def _own(self, what: str, read: Callable[[], Thing]) -> Thing | None:
+        """What belongs to this version; if it is damaged, this version differs."""
+        try:
+            return read()
+        except Damaged as error:
+            self._differences.append(str(error))
+        except NotRecorded as error:
+            self._lack(what, error)
+        return None
+
+    def _others(self, what: str, read: Callable[[], Thing]) -> Thing | None:
+        """What belongs to the version before, which differs if it is damaged."""
+        try:
+            return read()
+        except NotRecorded as error:
+            self._lack(what, error)
+        return None
+
+    def _lack(self, what: str, error: NotRecorded) -> None:
+        how = {Damaged: "damaged", Trimmed: "trimmed"}.get(type(error), "not in the log")
+        if f"{what} {how}" not in self._lacks:
+            self._lacks.append(f"{what} {how}")
+
+
+def _fingerprint(state: OptimizerState) -> list[tuple[str, str, str]]:
+    return [
+        (name, slot.dtype.name, hashlib.sha256(slot.data).hexdigest()) for name, slot in sorted(state.items())
+    ]
