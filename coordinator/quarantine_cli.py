@@ -109,9 +109,9 @@ def readmit(
     What only looks wrong can be let in: values or example counts that are absurdly large, a login that does
     not speak for the site. Broken bytes, another layout, or values that are no numbers never can.
     """
+    from coordinator.intake import plain
     from coordinator.output import readmission_text
     from coordinator.petition import send
-    from coordinator.quarantine_text import plain
     from coordinator.ward import Ward
 
     set_up()

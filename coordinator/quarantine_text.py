@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from coordinator.intake import plain
 from coordinator.output import megabytes, readmission_text
 from coordinator.quarantine import Case
 
-#: A site's words are cut to this, and so many tensors are shown.
-MAX_CHARS = 300
+#: Tensors of one update that are shown.
 MAX_TENSORS = 40
 #: What was checked, and what it means.
 CHECKS = (
@@ -22,12 +22,6 @@ CHECKS = (
     ),
     ("layout", "its tensors have the model's layout", "its tensors don't have the model's layout"),
 )
-
-
-def plain(text: object) -> str:
-    """A text that a terminal shows and does not obey."""
-    cut = str(text)[:MAX_CHARS]
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
 
 
 def case_text(case: Case) -> str:
@@ -84,7 +78,7 @@ def _tensors(tensors: list[Mapping[str, Any]]) -> Iterator[str]:
 def _value(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{plain(name)} {_value(item)}" for name, item in value.items())
-    return f"{value:.6g}" if isinstance(value, float) else plain(value)
+    return f"{value:.6g}" if isinstance(value, float) else plain(str(value))
 
 
 def _chance(case: Case) -> str:

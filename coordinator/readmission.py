@@ -43,6 +43,8 @@ def appealed(turn: Turn, event: Appealed) -> bool:
 
 def take_in(state: State, position: float = inf) -> State:
     """Counts the updates that were let in before the results log was read up to `position`."""
+    if not state.readmitted:
+        return state
     for place, answer in state.readmitted:
         if place < position:
             more = {name: state.counts.get(name, 0) + 1 for name in ("accepted", "readmitted")}

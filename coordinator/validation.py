@@ -14,9 +14,11 @@ Ruling = Literal["accepted", "late", "duplicate", "refused", "failed"]
 MAX_EXAMPLES = 1 << 40
 #: What is said of values that are numbers, and beyond what training makes.
 ABSURDLY_LARGE = "absurdly large"
-#: Words of the reasons that an operator may overrule; the others are about bytes that can't count.
+#: Words of the reasons that an operator may overrule, or that don't say enough to know; the others are about
+#: bytes that can't count.
 OVERRULABLE = (
     ABSURDLY_LARGE, "does not speak for site", "is not registered", "it was not assigned", "it claims",
+    "floods the results log", "other reasons",
 )  # fmt: skip
 
 
