@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.run import Run, run
+from tests.chaos.run import Run, run, verify
 from tests.chaos.services import BROKERS, Services, serving
 from tests.chaos.setting import MODES, OPTIMIZERS, Setting
 
@@ -26,7 +26,7 @@ def main() -> int:
         calm = run(_setting(options, folder, "calm", services), services.phoenixes, 0, 0, options.deadline)
         setting = _setting(options, folder, "chaos", services)
         chaos = run(setting, services.phoenixes, options.kills, options.seed, options.deadline)
-        wrong = [*(f"undisturbed: {sentence}" for sentence in calm.wrong), *chaos.wrong]
+        wrong = [*(f"undisturbed: {sentence}" for sentence in calm.wrong), *chaos.wrong, *verify(setting)]
     if options.mode == "rounds" and calm.digest != chaos.digest:
         wrong.append(f"the last digest is {chaos.digest[:12]}, undisturbed it is {calm.digest[:12]}")
     _print(options, calm, chaos)

@@ -29,24 +29,30 @@ class Monkey:
         self._hurry_from = HURRY * rounds
         self._clients = clients
         self._trained_before = 0
+        self._rounds_before: dict[Kill, int] = {}
         self._due_at: dict[Kill, float] = {}
         self._queues_since: float | None = None
         self.done: Counter[str] = Counter()
 
     def look(self) -> None:
         """Kills what is due now."""
-        trained, now = self._crew.trained(), time.monotonic()
+        trained, rounds = self._crew.trained(), self._crew.rounds()
         # By then every site has a queue.
         if self._queues_since is None and trained >= self._clients:
-            self._queues_since = now
-        hurry = self._crew.rounds() >= self._hurry_from
+            self._queues_since = time.monotonic()
         while (kill := next(filter(self._possible, self._plan), None)) is not None:
-            if trained < self._trained_before + kill.gap and not hurry:
+            if rounds < self._hurry_from and not self._has_come(kill, trained, rounds):
                 return
-            if now < self._due_at.setdefault(kill, now + kill.jitter_s):
+            if time.monotonic() < self._due_at.setdefault(kill, time.monotonic() + kill.jitter_s):
                 return
             self._carry_out(kill)
             self._trained_before = trained
+
+    def _has_come(self, kill: Kill, trained: int, rounds: int) -> bool:
+        """Whether the federation is where the plan wants it for this kill."""
+        if trained < self._trained_before + kill.gap:
+            return False
+        return not kill.at_closing or rounds > self._rounds_before.setdefault(kill, rounds)
 
     def _possible(self, kill: Kill) -> bool:
         if kill.kind not in self._services:

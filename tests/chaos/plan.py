@@ -11,10 +11,12 @@ COORDINATORS = 0.4
 #: RabbitMQ takes up to 10 s to come back.
 MAX_RABBIT_KILLS = 15
 #: Kills are drawn over this share of the trainings, so that there is something left to go on with.
-SPREAD = 0.75
+SPREAD = 0.6
 #: The share of kills that come right upon the one before.
 AT_ONCE = 0.2
-#: The longest that a kill waits beyond its condition, and that its victim stays away, in seconds.
+#: The share of the others that come right when a round has closed, or when a training has ended.
+SHARP = 0.5
+#: The longest that the rest wait beyond that, and that a victim stays away, in seconds.
 JITTER_S = 0.3
 REST_S = 1.5
 
@@ -23,12 +25,14 @@ REST_S = 1.5
 class Kill:
     """One kill: of what kind of process, and when.
 
-    It is due `gap` trainings after the kill before, and `jitter_s` later; the victim is started again
-    after `rest_s`. `pick`, in [0, 1), chooses it among those of its kind.
+    It is due `gap` trainings after the kill before, with `at_closing` when the next round closes after that,
+    and `jitter_s` later. The victim, which `pick` in [0, 1) chooses among those of its kind, is started again
+    after `rest_s`.
     """
 
     kind: str
     gap: int
+    at_closing: bool
     jitter_s: float
     rest_s: float
     pick: float
@@ -49,7 +53,9 @@ def draw(seed: int, kills: int, trainings: int, services: bool) -> list[Kill]:
 
 def _kill(rng: random.Random, kind: str, mean: float) -> Kill:
     at_once = rng.random() < AT_ONCE
+    sharp = at_once or rng.random() < SHARP
     gap = 0 if at_once else round(rng.uniform(0, 2 * mean))
-    jitter_s = 0.0 if at_once else rng.uniform(0, JITTER_S)
+    at_closing = not at_once and kind != "worker" and rng.random() < SHARP
+    jitter_s = 0.0 if sharp else rng.uniform(0, JITTER_S)
     rest_s = rng.choice([0.0, 0.0, rng.uniform(0, REST_S)])
-    return Kill(kind, gap, jitter_s, rest_s, rng.random())
+    return Kill(kind, gap, at_closing, jitter_s, rest_s, rng.random())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,7 +21,8 @@ from tests.chaos.services import Phoenix
 from tests.chaos.setting import CLIENTS, SITES, Setting
 from tests.chaos.wire import listing
 
-LOOK_S = 0.01
+#: How often it looks what there is to kill, and who is to be started again.
+LOOK_S = 0.005
 
 
 @dataclass
@@ -83,3 +86,10 @@ def _judge(made: Run) -> None:
         for name, parts in vars(logs).items():
             lines = [json.dumps(row, default=str) for row in listing(parts)]
             (setting.folder / f"{name}.jsonl").write_text("\n".join(lines))
+
+
+def verify(setting: Setting) -> list[str]:
+    """What `warren verify` complains of."""
+    command = [sys.executable, "-m", "coordinator", "verify", setting.toml, "--broker", setting.broker]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    return [f"warren verify: {done.stdout}{done.stderr}"] if done.returncode else []

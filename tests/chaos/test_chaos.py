@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.run import run
+from tests.chaos.run import run, verify
 from tests.chaos.services import serving
 from tests.chaos.setting import Setting
 
@@ -32,3 +32,4 @@ def test_every_update_is_counted_once_whatever_is_killed(broker, pause_s, tmp_pa
         assert disturbed.wrong == []
         assert disturbed.kills.total() == KILLS
         assert disturbed.digest == undisturbed.digest
+        assert verify(setting) == []
