@@ -44,6 +44,7 @@ def _version(recipe: Recipe, round_: Round) -> dict[str, Any]:
                 "staleness": max(base - row.version, 0),
                 "share": share,
                 "offset": row.offset,
+                "readmitted": round_.readmitted.get(row.id),
             }
             for row, share in zip(round_.rows, shares, strict=True)
         ],
@@ -70,6 +71,9 @@ def version_text(version: dict[str, Any]) -> str:
             said.append(f"{who['staleness']} {_plural('version', who['staleness'])} behind")
         if version["version"]:
             said.append(f"{who['share']:.1%}")
+        if who["readmitted"]:
+            reason = who["readmitted"]["reason"] or "no reason given"
+            said.append(f"readmitted by {who['readmitted']['who']} ({reason})")
         lines.append(f"    {who['client']}: {', '.join(said)}")
     for reason, about in version["refusals"].items():
         shown = ", ".join(map(str, about["offsets"][:SHOWN]))

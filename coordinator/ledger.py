@@ -40,8 +40,9 @@ class Round:
     client; of version 0, the initialise answer (none if it came from a file). All their parts lie at or
     before the results offset `decided` (-1: not known). `task_from` and `checkpoint_from` are offsets at or
     before the parent's round task and optimiser state, in their logs. `refusals` are the reasons of what
-    did not count, as "refused: …" or "failed: …", each with its number and some results offsets. `evaluated`
-    are client, examples and metrics of those who only scored. `line` is that of `history.jsonl`.
+    did not count, as "refused: …" or "failed: …", each with its number and some results offsets. `readmitted`
+    says of the rows that an operator let in, by id: at, who, reason. `evaluated` are client, examples and
+    metrics of those who only scored. `line` is that of `history.jsonl`.
     """
 
     number: int
@@ -58,6 +59,7 @@ class Round:
     checkpoint_from: int
     counts: Mapping[str, int]
     refusals: Mapping[str, tuple[int, tuple[int, ...]]]
+    readmitted: Mapping[str, Mapping[str, Any]]
     metrics: Mapping[str, float]
     evaluated: Sequence[Sequence[Any]]
     line: Mapping[str, Any]
@@ -149,6 +151,7 @@ class Pages:
         self._started: Entry | None = None
         self._closing: Entry | None = None
         self._history = History()
+        self._readmitted: dict[str, Mapping[str, Any]] = {}
         self._rounds: list[Round] = []
         self._leaders: list[Leader] = []
         self._outcome: str | None = None
@@ -177,10 +180,14 @@ class Pages:
             self._started = entry
         elif entry.kind == "round-closing":
             self._closing = entry
+        elif entry.kind == "readmitted":
+            if not entry.data["refused"]:
+                about = {"at": entry.at, "who": entry.data["who"], "reason": entry.data["reason"]}
+                self._readmitted[entry.data["update"]["id"]] = about
         elif entry.kind == "finished":
             self._outcome = str(entry.data["reason"])
         elif line is not None and self._closing is not None:
-            self._rounds.append(_round(self._leaders[-1], self._closing, entry, line))
+            self._rounds.append(_round(self._leaders[-1], self._closing, entry, line, self._readmitted))
 
     def bound(self, lacking: int = 0) -> Ledger:
         """The ledger of what was taken.
@@ -207,9 +214,16 @@ class Pages:
         )
 
 
-def _round(leader: Leader, closing: Entry, closed: Entry, line: Mapping[str, Any]) -> Round:
+def _round(
+    leader: Leader,
+    closing: Entry,
+    closed: Entry,
+    line: Mapping[str, Any],
+    readmitted: Mapping[str, Mapping[str, Any]],
+) -> Round:
     hints = closed.data["hints"]
     rows, _, evaluated = closing.rows
+    counted = [Closed(*row) for row in rows]
     return Round(
         number=closed.data["round"],
         version=closed.data["version"],
@@ -219,12 +233,13 @@ def _round(leader: Leader, closing: Entry, closed: Entry, line: Mapping[str, Any
         skipped=closed.data["skipped"],
         opened_at=closing.data["opened_at"],
         closed_at=closed.at,
-        rows=tuple(Closed(*row) for row in rows),
+        rows=tuple(counted),
         decided=closing.data["decided"],
         task_from=max(hints["task"], FIRST),
         checkpoint_from=max(hints["checkpoint"], FIRST),
         counts=closing.data["counts"],
         refusals={reason: (n, tuple(offsets)) for reason, (n, offsets) in closing.data["refusals"].items()},
+        readmitted={row.id: readmitted[row.id] for row in counted if row.id in readmitted},
         metrics=closing.data["metrics"],
         evaluated=evaluated,
         line=line,
