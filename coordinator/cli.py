@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from coordinator import quarantine_cli, reading_cli
+from coordinator import quarantine_cli, reading_cli, replay_cli
 from coordinator.options import (
     BrokerOption,
     FileArgument,
@@ -108,7 +108,7 @@ def coordinate(
     sys.exit(code)
 
 
-for command in reading_cli.COMMANDS:
+for command in (*reading_cli.COMMANDS, *replay_cli.COMMANDS):
     app.command()(command)
 app.add_typer(quarantine_cli.app, name="quarantine")
 

@@ -70,6 +70,18 @@ def write_weights(path: Path, weights: Weights) -> None:
         ) from None
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder for models, if it isn't there.
+
+    Raises:
+        ConfigError: it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder {path} can't be made ({error.strerror}): name another") from None
+
+
 def _npz(path: Path) -> Mapping[str, Any]:
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
