@@ -22,8 +22,13 @@ SHOWN = 5
 
 def versions(ledger: Ledger, rounds: Iterable[Round]) -> list[dict[str, Any]]:
     """The rounds with their contributors and what was refused, for JSON."""
-    recipe = Recipe(ledger.config, make_optimizer(ledger.config.server))
-    return [_version(recipe, round_) for round_ in rounds]
+    config = ledger.config
+    recipe, origin = Recipe(config, make_optimizer(config.server)), config.federation.forked_from
+    accounts = [_version(recipe, round_) for round_ in rounds]
+    return [
+        {**account, "forked_from": origin} if origin and account["version"] == 0 else account
+        for account in accounts
+    ]
 
 
 def _version(recipe: Recipe, round_: Round) -> dict[str, Any]:
@@ -55,11 +60,20 @@ def _version(recipe: Recipe, round_: Round) -> dict[str, Any]:
     }
 
 
+def _origin_text(forked_from: str | None) -> str:
+    """Where a version without a parent comes from."""
+    if forked_from is None:
+        return "none"
+    place, digest = forked_from.rsplit(":", 1)
+    federation, _, number = place.partition("@")
+    return f"version {number} of {federation} (digest {digest[:12]})"
+
+
 def version_text(version: dict[str, Any]) -> str:
     """A version of `versions`, as `git log` would show it."""
     lines = [
         f"version {version['version']} {version['digest']}",
-        f"Parent: {version['parent'] or 'none'}",
+        f"Parent: {version['parent'] or _origin_text(version.get('forked_from'))}",
         f"Leader: {version['leader']}",
         f"Date:   {time.strftime('%Y-%m-%d %H:%M:%S %z', time.localtime(version['at']))}",
         "",

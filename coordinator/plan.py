@@ -27,6 +27,7 @@ ESTIMATED = (
 IN_THEIR_PLACE = (
     "which updates count was decided anew; each round keeps its place in the log, however many it finds there"
 )
+BY_HAND = "an update that an operator let in is judged by the rules here, like any other"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def plan(broker: Broker, ledger: Ledger, wish: Wish, folder: Path) -> Plan:
     notes = [IN_THEIR_PLACE if wish.settings.config.federation.mode == "buffered" else ESTIMATED]
     if not rounds:
         raise ConfigError(f"no round would have closed: {found.reason}")
+    if any(entry.kind == "readmitted" and not entry.data["refused"] for entry in entries):
+        notes.append(BY_HAND)
     if found.reason != ALL:
         notes.append(f"the replay ends at version {rounds[-1].round.version}: {found.reason}")
     return Plan(since, rounds, tuple(notes), metrics)

@@ -7,7 +7,7 @@ would have been; further on, the recorded updates are applied to models that no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,12 +71,12 @@ class Replay:
         config = self.wish.settings.config
         self._recipe = Recipe(config, make_optimizer(config.server), self.threads)
 
-    def notes(self) -> list[str]:
-        """What a person must know to read the figures."""
+    def notes(self, lines: Sequence[Line]) -> list[str]:
+        """What a person must know to read the lines."""
         notes = list(self.plan.notes)
         if self.wish.settings.optimizes:
             notes.append(ANEW.format(self.plan.since))
-        if self.wish.changes and not self.wish.ahead and len(self.plan.rounds) > 1:
+        if not self.wish.ahead and not all(line.same for line in lines[:-1]):
             notes.append(APPROXIMATION)
         return notes
 

@@ -128,7 +128,7 @@ def _replayed(replay: Replay, to: Path, every: bool, as_json: bool) -> None:
         if every or len(lines) == len(replay.plan.rounds):
             files.append(to / f"version-{line.version}.npz")
             write_weights(files[-1], weights)
-    notes = replay.notes()
+    notes = replay.notes(lines)
     if as_json:
         print(json.dumps(to_json(replay, lines, files, notes)))
     else:
