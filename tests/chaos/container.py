@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+from pathlib import Path
 
 from tests.services import ServiceFailed, ask, free_port, wait_for
 
 IMAGE = "rabbitmq:4-management"
+#: With a login that may come from outside of the container.
+CONFIGURATION = Path(__file__).parents[2] / "deploy" / "rabbitmq.conf"
 START_TIMEOUT_S = 120.0
 
 
@@ -23,7 +26,7 @@ class RabbitContainer:
 
     @property
     def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/%2F"
+        return f"amqp://warren:warren@127.0.0.1:{self.port}/%2F"
 
     def start(self) -> None:
         """Makes the container or starts it again; returns when it answers.
@@ -36,13 +39,13 @@ class RabbitContainer:
         else:
             self._made = True
             # The node's name, and with it the folder of its data, is made of the host's.
-            options = {
-                "--name": self._id,
-                "--hostname": "warren",
-                "--publish": f"127.0.0.1:{self.port}:5672",
-                "--volume": f"{self._id}:/var/lib/rabbitmq",
-            }
-            _docker("run", "--detach", *(word for pair in options.items() for word in pair), IMAGE)
+            _docker(
+                "run", "--detach", "--name", self._id, "--hostname", "warren",
+                "--publish", f"127.0.0.1:{self.port}:5672",
+                "--volume", f"{self._id}:/var/lib/rabbitmq",
+                "--volume", f"{CONFIGURATION}:/etc/rabbitmq/conf.d/20-warren.conf:ro",
+                IMAGE,
+            )  # fmt: skip
         try:
             wait_for(self._answers, START_TIMEOUT_S, IMAGE)
         except TimeoutError as late:
