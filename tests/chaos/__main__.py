@@ -68,10 +68,14 @@ def _print(options: argparse.Namespace, calm: Run, chaos: Run) -> None:
         table.add_row(label, *values)
     Console().print(table)
     print(f"the kills cost {chaos.seconds - calm.seconds:.0f} s")
+    if chaos.findings is not None:
+        print(f"the journal's last entry when a leader was lost: {dict(chaos.findings.story.changes)}")
 
 
 KINDS = ("coordinator", "worker", "rabbitmq", "redis")
-OUTCOMES = ("counted", "duplicate", "late", "failure", "lost")
+OUTCOMES = (
+    "counted", "duplicate", "late", "before its order", "after the end", "not asked for", "failure", "lost",
+)  # fmt: skip
 ROWS = (
     *(f"kills: {kind}" for kind in KINDS), "rounds", "changes of leader",
     *(f"updates: {name}" for name in OUTCOMES), "versions made again", "seconds", "last digest",
@@ -84,7 +88,7 @@ def _column(made: Run) -> list[str]:
     if found is None:
         return [*kills, *["?"] * (len(ROWS) - len(kills))]
     # Version 0 is the round in which the model is made.
-    rounds, changes = len(found.story.closings) - 1, found.story.leaders - 1
+    rounds, changes = len(found.story.closings) - 1, found.story.changes.total()
     outcomes = [str(found.outcomes[name]) for name in OUTCOMES]
     return [*kills, str(rounds), str(changes), *outcomes, str(found.recomputed), f"{made.seconds:.0f}",
             made.digest[:12]]  # fmt: skip

@@ -68,6 +68,8 @@ def _ended(evidence: Evidence) -> Iterator[str]:
     story = evidence.story
     if story.code != 0:
         yield f"the journal does not end with a success (its code: {story.code})"
+    if story.losses:
+        yield f"the broker lost the end of the results log {story.losses} times"
     rounds = [closing.round for closing in story.closings]
     if rounds != list(range(story.config["federation"]["rounds"] + 1)):
         yield f"the rounds that closed are {rounds}"
@@ -233,7 +235,7 @@ def main() -> int:
         options.journal.write_text("".join(f"{json.dumps(e.to_json())}\n" for e in found.story.entries))
     print(
         f"{len(found.story.versions)} versions, {found.recomputed} made again, "
-        f"{found.story.leaders} leaders, updates: {dict(found.outcomes)}"
+        f"changes of leader after {dict(found.story.changes)}, updates: {dict(found.outcomes)}"
     )
     for sentence in found.wrong:
         print(f"WRONG: {sentence}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +66,7 @@ class Closing:
 
 @dataclass(frozen=True)
 class Version:
-    """A version that was made: of the `closing` with that index, or of none when its round was skipped."""
+    """A version that was made, of the closing with the index `closing`."""
 
     version: int
     digest: str
@@ -75,12 +76,17 @@ class Version:
 
 @dataclass
 class Story:
-    """The journal's entries, told. `leaders`: how many led before the end."""
+    """The journal's entries, told.
+
+    `changes`: what the last entry was when another leader took over before the end, and how often; `losses`:
+    how often a leader found that the broker had lost the end of the results log.
+    """
 
     entries: list[Entry]
     run: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    leaders: int = 0
+    changes: Counter[str] = field(default_factory=Counter)
+    losses: int = 0
     orders: dict[str, Order] = field(default_factory=dict)
     closings: list[Closing] = field(default_factory=list)
     versions: list[Version] = field(default_factory=list)
@@ -131,15 +137,16 @@ def _entry(message: Message) -> Entry:
 def tell(entries: Iterable[Entry]) -> Story:
     """The story of the entries that count."""
     story = Story(list(entries))
+    last = ""
     for entry in story.entries:
+        if entry.kind != "leader":
+            last = entry.kind
+        elif last and story.code is None:
+            story.changes[last] += 1
         told = _TELLERS.get(entry.kind)
         if told is not None:
             told(story, entry)
     return story
-
-
-def _led(story: Story, entry: Entry) -> None:
-    story.leaders += story.code is None
 
 
 def _started(story: Story, entry: Entry) -> None:
@@ -165,6 +172,10 @@ def _issue(story: Story, work: str, client: str, turn: int) -> None:
     story.orders.setdefault(id_, order)
 
 
+def _lost(story: Story, entry: Entry) -> None:
+    story.losses += 1
+
+
 def _closing(story: Story, entry: Entry) -> None:
     data = entry.data
     rows = tuple(
@@ -188,10 +199,10 @@ def _finished(story: Story, entry: Entry) -> None:
 
 
 _TELLERS = {
-    "leader": _led,
     "federation-started": _started,
     "round-opened": _opened,
     "assigned": _assigned,
+    "results-lost": _lost,
     "round-closing": _closing,
     "round-closed": _closed,
     "finished": _finished,
