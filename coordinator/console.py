@@ -13,7 +13,7 @@ from rich.text import Text
 
 from coordinator.facts import Answer, Phase, State
 from coordinator.output import megabytes
-from coordinator.service import waiting_for
+from coordinator.showing import waiting_for
 from coordinator.validation import Verdict
 
 #: Closed rounds that stay in sight.

@@ -185,13 +185,14 @@ def read(
         yield from reader.feed(part)
 
 
-def watch(reader: Reader, token: str) -> Callable[[Part], None]:
-    """A sink's check for a live leader: raises LeadershipLost when a part names another one."""
+def watch(reader: Reader, token: str) -> Callable[..., tuple[()]]:
+    """A live leader's look at the journal's parts: raises LeadershipLost when one names another leader."""
 
-    def check(part: Part) -> None:
+    def check(part: Part, *_: object) -> tuple[()]:
         for record in reader.feed(part):
             if record.token != token:
                 raise deposed_by(record)
+        return ()
 
     return check
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import queue
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf
 
 from coordinator.config import Config, differences
 from coordinator.desk import Desk
 from coordinator.dispatch import Dispatch
-from coordinator.facts import Answer, Entry, Phase, State
-from coordinator.flood import CutOff, Floods, refusal, unnamed
-from coordinator.issuing import missing_sites, wanted
+from coordinator.facts import Entry, Phase, State
+from coordinator.flood import CutOff, Floods, unnamed
+from coordinator.inlets import Inlets
 from coordinator.journal import Reader, Writer, deposed_by, watch
 from coordinator.journal import read as read_journal
 from coordinator.lease import Keeper, acquire
@@ -22,12 +22,9 @@ from coordinator.mirror import Mirror
 from coordinator.models import GlobalModel
 from coordinator.moves import (
     Admit,
-    Answered,
     Append,
     CaughtUp,
     Command,
-    Died,
-    Dropped,
     Event,
     Finish,
     Fold,
@@ -37,33 +34,28 @@ from coordinator.moves import (
     ResultsLost,
     Resumed,
     Ruled,
-    Seen,
     Started,
     Tick,
 )
 from coordinator.output import Output
-from coordinator.presence import presence_in
 from coordinator.reading import publish_mark
 from coordinator.recovery import Replay, catch_up, make_journal, take_the_lead
 from coordinator.results import Results
-from coordinator.retention import Room
 from coordinator.rounds import next_wake, step
+from coordinator.showing import Showing
 from coordinator.spool import Spool
 from coordinator.state.port import StateStore
-from shared import codec
 from shared.broker.port import FIRST, Broker, Delivery, Part, Subscription
-from shared.errors import ConfigError, FederationFailed, LogShortened, MessageError
-from shared.messages import Assignment, Mark, Readmit
+from shared.errors import ConfigError, FederationFailed, LogShortened
 from shared.runtime import THREADS, Flag, Inbox, Runtime, steady
 from shared.topology import Topology
 
 log = logging.getLogger(__name__)
 
-#: How far the store may lag behind, in seconds.
-MIRROR_S = 0.1
 #: Parts of the results log in hand at one time: prefetch × part size stays at 32 MiB.
 PREFETCH = 8
-Handler = Callable[[Delivery], None]
+#: Makes events of a part that came, while the federation stands at a state, at a time.
+Inlet = Callable[[Part, State, float], Iterable[Event]]
 #: What has come in: to be called by the coordinator's own thread.
 Call = Callable[[], None]
 
@@ -95,24 +87,22 @@ class Coordinator:
         self._clock = runtime.time
         self._topology = Topology(config.name, config.log.copies)
         self._journal = Writer(broker, self._topology, token)
-        self._mirror = Mirror(store, token)
         self._results = Results(spool, broker, self._topology, model, runtime)
-        self._desk = Desk(broker, self._topology, self._results, model, runtime)
         self._dispatch = Dispatch(config, broker, self._topology, model)
-        self._room = Room(config)
         self._floods = Floods(config.log.max_bytes, config.staleness.max, config.security.attest, cut_off)
+        mirror = Mirror(store, token)
+        desk = Desk(broker, self._topology, self._results, model, runtime)
+        self._inlets = Inlets(config, self._results, desk, self._floods, mirror)
+        self._showing = Showing(mirror, output, self._floods, runtime)
         self._state = State(config.rules())
         self._inbox: Inbox[Call | None] = runtime.inbox()
         self._reader = Reader()
         self._keeper: Keeper | None = None
         self._subscriptions: list[Subscription] = []
         self._mark = ""
-        self._read_to = -1
         self._unsure: frozenset[str] = frozenset()
         self._end: Finish | None = None
-        self._written_at = 0.0
-        self._bytes_in = self._bytes_out = 0
-        self._said = ""
+        self._bytes_out = 0
 
     # --- the life of a coordinator
 
@@ -161,9 +151,8 @@ class Coordinator:
             call = self._next()
             if call is not None:
                 call()
-            self._say_what_is_missing()
-            self._write_mirror()
-        self._write_mirror(at_once=True)
+            self._showing.show(self._state)
+        self._showing.show(self._state, at_once=True)
 
     def _next(self) -> Call | None:
         """What comes next; a Tick instead, when its time has come."""
@@ -172,9 +161,7 @@ class Coordinator:
         if wake is not None and wake <= now:
             self._feed(Tick(now))
             return None
-        patience = inf if wake is None else wake - now
-        if self._mirror.behind(self._state):
-            patience = min(patience, MIRROR_S)
+        patience = self._showing.patience(self._state, inf if wake is None else wake - now)
         try:
             return self._inbox.get(timeout=None if patience == inf else patience)
         except queue.Empty:
@@ -191,7 +178,7 @@ class Coordinator:
     def _was_finished(self) -> int:
         state = self._state
         self._output.ended(self._model.weights)
-        self._write_mirror(at_once=True)
+        self._showing.show(state, at_once=True)
         if state.outcome_code:
             raise FederationFailed(
                 f"federation {self._config.name!r} has ended already: {state.outcome_reason}; "
@@ -253,25 +240,28 @@ class Coordinator:
             resend = True
         if resend:
             self._unsure = frozenset(self._state.orders)
-        self._read_to = self._state.decided
+        self._inlets.read_to = self._state.decided
 
     def _subscribe(self) -> None:
         broker, topology, epoch = self._broker, self._topology, self._dispatch.epoch
         add, lost = self._subscriptions.append, self._shortened
-        watching = watch(Reader(trusted=epoch), self._token)
-        add(broker.follow(topology.events_log, epoch, self._sink(lambda d: watching(d.part)), lost=lost))
+        check = watch(Reader(trusted=epoch), self._token)
+        add(broker.follow(topology.events_log, epoch, self._sink(check), lost=lost))
         self._feed(Resumed(self._clock()))
         start = self._state.read_from if self._state.read_from >= 0 else FIRST
         result = self._sink(self._result)
         add(broker.follow(topology.results_log, start, result, prefetch=PREFETCH, lost=lost))
-        add(broker.consume(topology.presence_box, self._sink(self._presence), prefetch=100))
+        add(broker.consume(topology.presence_box, self._sink(self._inlets.presence), prefetch=100))
 
-    def _sink(self, handler: Handler) -> Callable[[Delivery], None]:
-        def handle(delivery: Delivery) -> None:
-            handler(delivery)
+    def _sink(self, inlet: Inlet) -> Callable[[Delivery], None]:
+        """What hands a subscription's deliveries to the coordinator's own thread."""
+
+        def take(delivery: Delivery) -> None:
+            for event in inlet(delivery.part, self._state, self._clock()):
+                self._feed(event)
             delivery.ack()
 
-        return lambda delivery: self._inbox.put(partial(handle, delivery))
+        return lambda delivery: self._inbox.put(partial(take, delivery))
 
     def _shortened(self, text: str) -> None:
         """A log lost its end. Called by the broker's thread."""
@@ -281,74 +271,16 @@ class Coordinator:
 
         self._inbox.put(raise_it)
 
-    # --- what comes in
-
-    def _result(self, delivery: Delivery) -> None:
-        part = delivery.part
-        if part.kind == Mark.KIND and part.message_id == self._mark:
-            self._floods.own = part.user_id
-            self._caught_up()
-        elif not self._floods.take(part):
-            self._drop(part)
-        elif part.kind != Mark.KIND:
-            self._update(part)
-        for warning in self._floods.news():
-            log.warning("%s", warning)
-
-    def _drop(self, part: Part) -> None:
-        """Its login floods the log: none of it is kept."""
-        self._bytes_in += len(part.body)
-        self._results.give_up(part.user_id)
-        if part.kind != Mark.KIND and part.part == part.parts - 1 and part.offset > self._read_to:
-            read_from = self._results.read_from(part.offset)
-            self._feed(Dropped(self._clock(), part.offset, refusal(part.user_id), read_from))
-
-    def _update(self, part: Part) -> None:
-        self._bytes_in += len(part.body)
-        self._room.offered(self._state, part)
-        answer = self._results.take(part)
-        if answer is None:
+    def _result(self, part: Part, state: State, now: float) -> Iterator[Event]:
+        if part.message_id != self._mark:
+            yield from self._inlets.result(part, state, now)
             return
-        if self._had_its_verdict(answer, part.offset):
-            self._results.forget(answer)
-            return
-        self._feed(Answered(self._clock(), answer, part.offset, self._results.read_from(part.offset)))
-
-    def _caught_up(self) -> None:
-        self._feed(CaughtUp(self._clock(), self._unsure))
+        self._mark = ""
+        self._floods.own = part.user_id
+        yield CaughtUp(now, self._unsure)
         # What died, or an operator asks for, is looked at when all that was answered is known.
-        dead_box = self._broker.consume(self._topology.dead_box, self._sink(self._dead), prefetch=100)
-        self._subscriptions.append(dead_box)
-
-    def _had_its_verdict(self, answer: Answer, offset: int) -> bool:
-        """Whether it is read again only for what was unfinished beside it, or since the log lost its end."""
-        state = self._state
-        return offset <= self._read_to or (offset < state.gap and answer.id not in state.waiting)
-
-    def _presence(self, delivery: Delivery) -> None:
-        try:
-            presence = presence_in(delivery.part, self._state.sites, self._config.security.attest)
-        except MessageError as error:
-            log.warning("presence from login %r passed over: %s", delivery.part.user_id, error)
-            return
-        now = self._clock()
-        self._mirror.worker(f"{presence.site}/{presence.worker}", now, presence.doing, presence.answered)
-        self._feed(Seen(now, presence.site, tuple(presence.partitions)))
-
-    def _dead(self, delivery: Delivery) -> None:
-        if delivery.part.kind == Readmit.KIND:
-            appeal = self._desk.receive(delivery.part, self._state)
-            if appeal is not None:
-                self._feed(appeal)
-            return
-        try:
-            codec.check_part(delivery.part)
-            assignment = Assignment.from_header(codec.decode(delivery.part.body)[0])
-        except MessageError as error:
-            log.warning("a dead letter is no assignment: %s", error)
-            return
-        if assignment.run == self._state.run:
-            self._feed(Died(self._clock(), assignment.id, "its site never answered it"))
+        dead = self._sink(self._inlets.dead)
+        self._subscriptions.append(self._broker.consume(self._topology.dead_box, dead, prefetch=100))
 
     # --- what is to be done
 
@@ -379,8 +311,7 @@ class Coordinator:
 
     def _append(self, entries: tuple[Entry, ...]) -> None:
         for entry in entries:
-            if entry.kind == "round-opened" and self._model.layout is not None:
-                self._room.opening(entry, self._model.layout)
+            self._inlets.opening(entry, self._model.layout)
         self._journal.append(entries)
         self._make_sure()
         for entry in entries:
@@ -403,8 +334,8 @@ class Coordinator:
     def _fold(self) -> None:
         digest = self._model.fold(self._state, self._results.payloads)
         self._turn_over()
-        notes = {"hints": self._model.hints(), "bytes_in": self._bytes_in, "bytes_out": self._bytes_out}
-        self._bytes_in = self._bytes_out = 0
+        notes = {"hints": self._model.hints(), "bytes_in": self._inlets.nbytes, "bytes_out": self._bytes_out}
+        self._inlets.nbytes = self._bytes_out = 0
         self._feed(Folded(self._clock(), digest, notes))
 
     def _turn_over(self) -> None:
@@ -413,30 +344,3 @@ class Coordinator:
         self._results.turn_over(self._state.closing, version - self._state.rules.max_staleness, version)
         if self._model.layout is not None:
             self._floods.bounds.payload_bytes = self._model.layout.nbytes
-
-    # --- what is shown
-
-    def _say_what_is_missing(self) -> None:
-        text = waiting_for(self._state)
-        if text and text != self._said:
-            log.info(text)
-        self._said = text
-
-    def _write_mirror(self, at_once: bool = False) -> None:
-        """The store follows in steps of MIRROR_S, so that it costs a busy federation little."""
-        now = self._runtime.monotonic()
-        if at_once or now - self._written_at > MIRROR_S:
-            waiting = waiting_for(self._state)
-            self._mirror.write(self._state, self._output.history, waiting, self._floods.shown())
-            self._written_at = now
-
-
-def waiting_for(state: State) -> str:
-    """What a federation that gathers clients lacks; "" if nothing."""
-    if state.phase is not Phase.GATHERING:
-        return ""
-    here = sorted(state.sites - state.absent - state.rules.evaluators)
-    names = f" ({', '.join(here[:5])}{', …' if len(here) > 5 else ''})" if here else ""
-    missing = missing_sites(state)
-    lacking = f"; missing to evaluate: {', '.join(missing)}" if missing else ""
-    return f"waiting for clients: {len(state.trainable)} of {wanted(state)} are here{names}{lacking}"
