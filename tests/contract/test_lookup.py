@@ -1,4 +1,4 @@
-"""Updates found again by their offset and looked into, whatever bytes they are made of, on both brokers."""
+"""Updates found again by their offset, by an operator and by the coordinator: on both brokers."""
 
 from __future__ import annotations
 
@@ -6,30 +6,39 @@ import hashlib
 import json
 import queue
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from coordinator.config import parse
+from coordinator.desk import Desk
 from coordinator.examination import examine
 from coordinator.facts import Entry
 from coordinator.lookup import heads, message_at
+from coordinator.models import GlobalModel
+from coordinator.optimizers import make as make_optimizer
 from coordinator.quarantine import Quarantine
 from coordinator.quarantine_text import update_text
+from coordinator.results import Results
+from coordinator.spool import Spool
+from coordinator.validation import unfit
 from shared import codec
 from shared.broker import embedded, rabbit
 from shared.broker.port import FIRST, Broker, Delivery, Part, Publication
 from shared.errors import ConfigError
-from shared.messages import RoundTask, Update, order_id
+from shared.messages import Readmit, RoundTask, Update, order_id
+from shared.runtime import THREADS
 from shared.topology import Topology
 from shared.weights import Weights
 
 RUN = "run"
-MODEL = Weights.from_arrays({"w": np.ones((3, 5), np.float32), "n": np.array(7, np.int64)})
+#: So large that a delta may take it over the top.
+MODEL = Weights.from_arrays({"w": np.full((3, 5), 1e38, np.float32), "n": np.array(7, np.int64)})
 
 
 @pytest.fixture
@@ -169,3 +178,65 @@ def test_where_nothing_lies_that_is_said(broker, topology, known, tmp_path):
     for offset in (first + 1, 10**9):
         with pytest.raises(ConfigError, match=f"at offset {offset}"):
             examine(broker, topology, offset, known, tmp_path)
+
+
+# --- the coordinator's desk
+
+
+@pytest.fixture
+def desk(broker, topology, known, tmp_path) -> Iterator[Callable[..., str]]:
+    """Asks for the update at an offset; returns why it can't be let in, or None if nobody is to decide it."""
+    config = parse({"federation": {"name": topology.federation}}, "test")
+    model = GlobalModel(config, broker, topology, make_optimizer(config.server), 1)
+    model.weights = MODEL
+    results = Results(Spool(tmp_path), broker, topology, model)
+    results.run = RUN
+    made = Desk(broker, topology, results, model, THREADS)
+
+    def ask(offset: int, decided: int, *, login: str = "boss", attest: bool = False, **changes: Any) -> Any:
+        found = next(heads(broker, topology, [offset]), None)
+        message = {"message_id": found.message_id, "sender": found.sender} if found else {}
+        fields = {"run": RUN, "message_id": "", "sender": "", "reason": "", "who": "", **message, **changes}
+        header = Readmit(topology.federation, offset=offset, **fields).to_header()
+        part = replace(Part.single(Readmit.KIND, codec.encode(header)), user_id=login)
+        rules = replace(known.state.rules, attest=attest)
+        event = made.receive(part, replace(known.state, decided=decided, rules=rules))
+        return event and unfit(known.state, event.answer)
+
+    yield ask
+    results.close()
+
+
+def test_the_desk_reads_what_has_a_verdict_and_nothing_else(broker, topology, desk):
+    payload = payload_of(1e25)
+    good = update(topology, payload)
+    lay(broker, topology, *(codec.split("update", good.to_header(), payload)[0] for _ in range(2)))
+    first, second = offsets(broker, topology, 2)
+    assert desk(first, decided=first) == ""
+    for about in (
+        {"decided": first},
+        {"decided": second, "message_id": "m"},
+        {"decided": second, "sender": "m"},
+    ):
+        assert "no update with a verdict" in desk(second, **about)
+    assert "no update with a verdict" in desk(10**9, decided=second)
+    assert desk(first, decided=second, run="another") is None
+    assert desk(first, decided=second, login="a", attest=True) is None
+
+
+def test_the_desk_keeps_out_what_can_t_be_folded(broker, topology, desk):
+    cases = [
+        (payload_of(float("nan")), {}, "not finite"),
+        (payload_of(3e38), {}, "infinite"),
+        (payload_of(1.0), {"sha256": "0" * 64}, "SHA-256"),
+        (payload_of(1.0), {"id": "0" * 32}, "not that of what it answers"),
+        (payload_of(1.0)[:-8], {}, "64 bytes, the layout 72"),
+    ]
+    for payload, changes, _ in cases:
+        header = update(topology, payload, **changes).to_header()
+        lay(broker, topology, *codec.split("update", header, payload))
+    head = codec.encode(update(topology, b"").to_header())
+    lay(broker, topology, Part("m", "update", 0, 2, len(head) + MODEL.layout.nbytes, zlib.crc32(head), head))
+    found = offsets(broker, topology, len(cases) + 1)
+    for offset, reason in zip(found, [*(reason for _, _, reason in cases), "not whole"], strict=True):
+        assert reason in desk(offset, decided=found[-1])
