@@ -106,10 +106,10 @@ def _cases(refusals: Refusals, round_: int, at: float | None) -> Iterator[Case]:
     for text, (count, offsets) in refusals.items():
         ruling, _, reason = text.partition(": ")
         kind: Kind = "failed" if ruling == "failed" else "refused"
+        for offset in offsets:
+            yield Case(kind, round_, reason, at, offset)
         if count > len(offsets):
             yield Case(kind, round_, reason, at, more=count - len(offsets))
-        for offset in reversed(offsets):
-            yield Case(kind, round_, reason, at, offset)
 
 
 def _dead(state: State, entry: Entry) -> Case:
