@@ -61,8 +61,8 @@ def answer(offset, version=0, **changes):
     digest = f"d{version}"
     id_ = order_id("train", "a/0", version + 1, digest, 0)
     fields = {
-        "id": id_, "work": "train", "client": "a/0", "round": version + 1, "version": version, "digest": digest,
-        "turn": 0, "offset": offset, "message_id": "m", "sender": "a", "examples": 10,
+        "id": id_, "work": "train", "client": "a/0", "round": version + 1, "version": version,
+        "digest": digest, "turn": 0, "offset": offset, "message_id": "m", "sender": "a", "examples": 10,
     }  # fmt: skip
     return Answer(**{**fields, **changes})
 
