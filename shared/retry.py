@@ -41,7 +41,7 @@ def retrying(
         wait=wait_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S) + wait_random(0, JITTER_S),
         stop=stop_when_event_set(stop),
         sleep=sleep or sleep_using_event(stop),
-        before_sleep=_Complaint(),
+        before_sleep=_complaining(),
         reraise=True,
     )
 
@@ -63,16 +63,21 @@ class Pauses:
         self._next = FIRST_PAUSE_S
 
 
-class _Complaint:
-    """Says an error when it is new, and again while it lasts: people need it once, not at each try."""
+class Complaint:
+    """Says what is wrong when it is new, and again while it lasts: people need it once, not at each try."""
 
     def __init__(self) -> None:
         self._said = ""
         self._again_at = 0.0
 
-    def __call__(self, state: RetryCallState) -> None:
-        text = str(state.outcome.exception()) if state.outcome else ""
+    def say(self, text: str) -> None:
+        """Says that something is tried again, and why."""
         if text == self._said and time.monotonic() < self._again_at:
             return
         log.warning("%s; trying again", text)
         self._said, self._again_at = text, time.monotonic() + REMINDER_S
+
+
+def _complaining() -> Callable[[RetryCallState], None]:
+    complaint = Complaint()
+    return lambda state: complaint.say(str(state.outcome.exception()) if state.outcome else "")

@@ -28,6 +28,8 @@ _ADVICE = {
     "user_id": "publish under the name that this login has",
     "message size": "use smaller parts",
     "refused for user": "check this login's permissions",
+    "is down or inaccessible": "wait until that node is up; if it is, it lost the queue (RabbitMQ 3.10 does, "
+    "if it is killed within a second of making one): take another federation's name, or another vhost",
     "no exchange": "start the coordinator, which declares it, or check the federation's name",
     "no queue": "start the coordinator, which declares it, or check the federation's name",
     "invalid arg": "follow streams, and consume the others",
@@ -134,6 +136,11 @@ def text_of(reason: BaseException) -> str:
     """The broker's words for a closed channel, without the code's name in front."""
     text = str(getattr(reason, "reply_text", "")) or str(reason) or type(reason).__name__
     return text.partition(" - ")[2] or text
+
+
+def is_down(reason: BaseException) -> bool:
+    """Whether a channel was closed since a queue is there, and can't be used now."""
+    return code_of(reason) == 404 and "is down or inaccessible" in text_of(reason)
 
 
 def refusal_of(reason: BaseException) -> BrokerError | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
-from shared.broker._amqp import Channel, Connection, refusal_of, text_of
+from shared.broker._amqp import Channel, Connection, is_down, refusal_of, text_of
 from shared.broker._link import Link
-from shared.errors import NotDeclaredError, UnconfirmedError, WarrenError
-from shared.retry import Pauses
+from shared.errors import UnconfirmedError, WarrenError
+from shared.retry import Complaint, Pauses
 from shared.topology import Exchange, Queue
 
 #: How often it is asked, and how long an answer may take (a quorum queue takes its time to begin).
@@ -26,6 +26,7 @@ class Errand:
         self._link = link
         self._steps = steps
         self._pauses = Pauses()
+        self._complaint = Complaint()
         self._tries = 0
         self._connection: Connection | None = None
 
@@ -64,15 +65,16 @@ class Errand:
             return  # our own doing, or there will be another connection
         refusal = refusal_of(reason)
         self._tries += 1
+        waits = is_down(reason) and self._link.waits_outages_out
         # A queue that is there, and not ready after a restart, is a 404 too.
-        if isinstance(refusal, NotDeclaredError) and "no exchange" not in text_of(reason):
-            refusal = None
-        if refusal is None and self._tries >= TRIES:
-            refusal = UnconfirmedError(f"the broker does not do it: {text_of(reason)}: look at its log")
-        if refusal is None:
-            self._link.later(self._pauses.next(), self._open)
-        else:
+        if refusal is not None and not is_down(reason) and "no queue" not in text_of(reason):
             self.give_up(refusal)
+        elif self._tries >= TRIES and not waits:
+            self.give_up(UnconfirmedError(f"the broker does not do it: {refusal or text_of(reason)}"))
+        else:
+            if waits:
+                self._complaint.say(str(refusal))
+            self._link.later(self._pauses.next(), self._open)
 
     def _look(self, connection: Connection, tries: int) -> None:
         if not self.done.done() and connection is self._connection and tries == self._tries:

@@ -18,13 +18,13 @@ from typing import Protocol
 
 from shared.broker._amqp import Connection, Loop
 from shared.errors import BrokerUnreachable, RefusedError, WarrenError
-from shared.retry import retrying
+from shared.retry import Pauses, retrying
 
 log = logging.getLogger(__name__)
 
 #: How often the user's stop is looked at while there is no connection.
 TICK_S = 0.1
-#: The pause after a connection that the broker took back at once.
+#: A connection that lasts no longer was taken back at once: the next one is made after a growing pause.
 FLAP_S = 0.2
 #: How long the broker may take to answer a close.
 CLOSE_S = 3.0
@@ -78,6 +78,7 @@ class Link:
         self._residents: list[Resident] = []
         self._connection: Connection | None = None
         self._lost: str | None = None
+        self._flaps = Pauses()
         self._ended = False
         self._ending = threading.Lock()
         self._thread = threading.Thread(target=self._live, name=f"broker {self.where}", daemon=True)
@@ -118,6 +119,11 @@ class Link:
     def wait_out(self) -> None:
         """From now on those who need a connection wait for one as long as it takes."""
         self._patience_s = None
+
+    @property
+    def waits_outages_out(self) -> bool:
+        """Whether those who need a connection wait as long as it takes."""
+        return self._patience_s is None
 
     def remove(self, resident: Resident) -> None:
         """Of the link's thread only."""
@@ -213,7 +219,9 @@ class Link:
                 "lost the connection to the broker at %s (%s): connecting again", self.where, self._lost
             )
             if self._since - began < FLAP_S:
-                self._idle(FLAP_S)
+                self._idle(self._flaps.next())
+            else:
+                self._flaps.reset()
 
     def _lose(self, reason: str) -> None:
         """Tells the residents before anything else can run on a connection that is gone."""

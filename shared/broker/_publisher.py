@@ -22,8 +22,11 @@ log = logging.getLogger(__name__)
 #: How much may be sent and not confirmed yet, so that a large message isn't copied whole into buffers.
 WINDOW_BYTES = 32 * 1024 * 1024
 WINDOW_PARTS = 4096
-#: How often the broker may leave parts unconfirmed on a connection that stands, before the publish fails.
+#: How often the broker may leave parts unconfirmed on a connection that stands, before the publish fails;
+#: where outages are waited out it never does.
 TRIES = 5
+#: The patience with confirms doubles with each try, but not more often than this.
+DOUBLINGS = 4
 #: The slowest line that parts still get through, in bytes a second.
 SLOWEST_LINE = 64 * 1024
 #: For so long after a lost connection a broker that was started again may not route to its streams yet; and
@@ -234,8 +237,11 @@ class Publisher:
         if not self._jobs:
             return
         self._jobs[0].tries += 1
-        if self._jobs[0].tries >= TRIES:
+        tries = self._jobs[0].tries
+        if tries >= TRIES and not self._link.waits_outages_out:
             self._fail(UnconfirmedError(f"{why}, in {TRIES} tries: look at the broker's log, then try again"))
+        elif tries & (tries - 1) == 0:
+            log.warning("%s (%s): sending it again", why, self._names())
 
     def _fail(self, error: WarrenError) -> None:
         self._jobs.popleft().done.set_exception(error)
@@ -258,15 +264,26 @@ class Publisher:
     def _look(self) -> None:
         """Breaks a connection on which nothing has moved for too long."""
         self._watching = False
-        patience_s = self._timeout_s + (self._line.under_way / SLOWEST_LINE if self._line else 0.0)
+        patience_s = self._patience()
         left = self._moved + patience_s - time.monotonic()
         connection = self._connection
         if self._blocked or left > 0 or not self._jobs:
             self._watch(max(left, self._timeout_s if self._blocked else 0.0))
         elif connection is not None:
-            log.warning("the broker has confirmed nothing for %.3g s: connecting again", patience_s)
-            self._retry("no confirm came")
+            self._retry(f"the broker has confirmed nothing for {patience_s:.3g} s")
             connection.abort("no confirm came in time")
+
+    def _patience(self) -> float:
+        """How long nothing may move, in seconds."""
+        doublings = min(self._jobs[0].tries, DOUBLINGS) if self._jobs and self._link.waits_outages_out else 0
+        under_way = self._line.under_way if self._line else 0
+        return float(self._timeout_s * 2**doublings + under_way / SLOWEST_LINE)
+
+    def _names(self) -> str:
+        """Where the job in hand goes."""
+        goals = dict.fromkeys((each.exchange, each.key) for each in self._jobs[0].publications)
+        exchange, key = next(iter(goals))
+        return f"for {key!r} at {exchange}" + (f", and {len(goals) - 1} more" if len(goals) > 1 else "")
 
 
 def check_names(publications: Sequence[Publication]) -> None:

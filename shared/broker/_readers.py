@@ -12,11 +12,21 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from shared.broker._amqp import Channel, Connection, code_of, headers_of, number, part_of, refusal_of, text_of
+from shared.broker._amqp import (
+    Channel,
+    Connection,
+    code_of,
+    headers_of,
+    is_down,
+    number,
+    part_of,
+    refusal_of,
+    text_of,
+)
 from shared.broker._link import Link
 from shared.broker.port import FIRST, NEXT, Delivery, Lost, Part, Sink
 from shared.errors import BrokerUnreachable, WarrenError
-from shared.retry import Pauses
+from shared.retry import Complaint, Pauses
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +40,8 @@ SILENCE_S = 15.0
 ELSEWHERE = "replica on the local node"
 #: How long the broker may take to answer the end of a consumer.
 CLOSE_S = 5.0
+#: And how long to begin one.
+ANSWER_S = 60.0
 
 
 class Settle:
@@ -84,6 +96,8 @@ class Reader(ABC):
         self._sink = sink
         self._prefetch = prefetch
         self._pauses = Pauses()
+        self._complaint = Complaint()
+        self._consuming = False
         self._connection: Connection | None = None
         self._channel: Channel | None = None
         self._waiting = False
@@ -129,8 +143,17 @@ class Reader(ABC):
             arguments=self._arguments(),
             callback=lambda _: self._on_consuming(),
         )
+        self._consuming = False
+        self._link.later(ANSWER_S, lambda: self._on_no_answer(channel))
+
+    def _on_no_answer(self, channel: Channel) -> None:
+        """A queue that RabbitMQ has lost gives no answer, until the coordinator makes it anew."""
+        if channel is self._channel and not self._consuming and self._connection is not None:
+            log.warning("the broker has not let us read %s for %g s: connecting again", self._queue, ANSWER_S)
+            self._connection.abort("no answer to a consume")
 
     def _on_consuming(self) -> None:
+        self._consuming = True
         self._pauses.reset()
         if self._waiting:
             log.info("%s is there now", self._queue)
@@ -170,7 +193,10 @@ class Reader(ABC):
                 self._pauses.next(), partial(self._connection.abort, f"{self._queue} isn't there")
             )
             return
-        if code_of(reason) == 404:
+        if is_down(reason):
+            self._complaint.say(str(refusal))
+            self._start()
+        elif code_of(reason) == 404:
             self._wait_for_queue()
         elif refusal is not None and not self.started.done():
             self.started.set_exception(refusal)

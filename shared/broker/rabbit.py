@@ -39,6 +39,9 @@ HEARTBEAT_S = 30
 #: How long connecting may take: the socket, and with the login.
 SOCKET_TIMEOUT_S = 10.0
 LOGIN_TIMEOUT_S = 15.0
+#: How long the broker may confirm nothing; and a cluster, whose dying nodes take confirms with them.
+CONFIRM_S = 30.0
+CLUSTER_CONFIRM_S = 10.0
 #: How long a host may take when nodes are counted.
 NODE_PATIENCE_S = 5.0
 #: What pika raises when it decodes a delivery's properties that make no sense.
@@ -59,7 +62,7 @@ def connect(
     *,
     login_name: str | None = None,
     patience_s: float | None = None,
-    confirm_timeout_s: float = 30.0,
+    confirm_timeout_s: float | None = None,
     persist: bool = False,
     stop: threading.Event | None = None,
 ) -> RabbitBroker:
@@ -67,8 +70,9 @@ def connect(
 
     `login_name`: who publishes, as the broker knows it; by default the URL's user. `patience_s`: how long
     those who need a connection wait for one; None: as long as it takes. `confirm_timeout_s`: how long the
-    broker may confirm nothing before parts are sent again. `persist`: patience is for the first connection
-    only; later outages are waited out. `stop`, when set, ends waits for a connection.
+    broker may confirm nothing before parts are sent again; None: CONFIRM_S, or CLUSTER_CONFIRM_S. `persist`:
+    patience is for the first connection only; later outages are waited out. `stop`, when set, ends waits for
+    a connection.
 
     Raises:
         ConfigError: the URL is malformed.
@@ -78,6 +82,8 @@ def connect(
     parameters = [_parameters(each, patience_s) for each in each_host(url)]
     login = parameters[0].credentials.username if login_name is None else login_name
     doors = [_door(each) for each in parameters]
+    if confirm_timeout_s is None:
+        confirm_timeout_s = CONFIRM_S if len(doors) == 1 else CLUSTER_CONFIRM_S
     broker = RabbitBroker(doors, login, patience_s, confirm_timeout_s, stop or threading.Event())
     try:
         broker.open()

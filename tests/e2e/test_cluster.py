@@ -43,6 +43,7 @@ def undisturbed(make_fed):
     return digests(fed)
 
 
+@pytest.mark.timeout(300)
 def test_nodes_that_lead_are_killed_one_after_another(fed, cluster, undisturbed, wait_for):
     sites = [fed.site(name, trainer="Gated", gate=str(fed.gate), pause_s=0.2) for name in SITES]
     tables = {"federation": {"rounds": ROUNDS}, "cohort": {"deadline_s": DEADLINE_S}}
