@@ -31,6 +31,9 @@ VERSIONS = 2
 #: The account of all logins together.
 ALL = ""
 
+#: Why a dropped message is refused.
+REFUSAL = "its login floods the results log"
+
 #: The commands that shut a login out.
 CutOff = Callable[[str], list[str]]
 
@@ -159,11 +162,6 @@ class Floods:
                 f"login {name!r} floods the results log and is not read until its next order: {sent}; {how}"
             )
         return f"login {name!r} sends more than it was asked for, and older updates make room: {sent}; {how}"
-
-
-def refusal(login: str) -> str:
-    """Why a dropped message is refused."""
-    return f"login {login[:100]!r} floods the results log"
 
 
 def unnamed(login: str) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from coordinator.config import Config
 from coordinator.desk import Desk
 from coordinator.facts import Answer, Entry, State
-from coordinator.flood import Floods, refusal
+from coordinator.flood import REFUSAL, Floods
 from coordinator.mirror import Mirror
 from coordinator.moves import Answered, Died, Dropped, Event, Seen
 from coordinator.presence import presence_in
@@ -88,7 +88,7 @@ class Inlets:
         self.nbytes += len(part.body)
         self._results.give_up(part.user_id)
         if part.kind != Mark.KIND and part.part == part.parts - 1 and part.offset > self.read_to:
-            yield Dropped(now, part.offset, refusal(part.user_id), self._results.read_from(part.offset))
+            yield Dropped(now, part.offset, REFUSAL, self._results.read_from(part.offset))
 
     def _answered(self, part: Part, state: State, now: float) -> Iterator[Event]:
         self.nbytes += len(part.body)

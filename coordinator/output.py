@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 SCORED = ("round-closing", "evaluated")
 #: What else happened to a round's updates, where it did.
 TOLD = ("late", "rejected", "failed", "duplicate", "readmitted")
-#: Of a login's refused and failed updates so many are said one by one in a round.
-SAID_EACH = 20
+#: The verdicts that are said one by one, and how loud; of a login's only so many in a round.
+TOLD_AT = {"refused": logging.WARNING, "failed": logging.WARNING, "late": logging.INFO}
+TOLD_EACH = 20
 
 
 class Observer(Protocol):
@@ -142,33 +143,29 @@ class LogLines:
 
     def __init__(self) -> None:
         self._before: Mapping[str, float] = {}
-        self._refused: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
 
     def changed(self, state: State) -> None:
         """Nothing: the coordinator itself says what it waits for."""
 
     def ruled(self, answer: Answer, verdict: Verdict) -> None:
-        if verdict.ruling in ("refused", "failed"):
-            self._refused[answer.sender] += 1
-            self._warn(answer, verdict, self._refused[answer.sender])
-        elif verdict.ruling == "late":
-            log.info("%s: update late: %s", answer.client, verdict.reason)
+        """A login's first ones that don't count are said in a round, and then each doubling."""
+        if verdict.ruling not in TOLD_AT:
+            return
+        self._told[answer.sender] += 1
+        count = self._told[answer.sender]
+        if count > TOLD_EACH and count.bit_count() > 1:
+            return
+        more = (
+            f" (and {count - 1} more of login {answer.sender!r} in this round)" if count > TOLD_EACH else ""
+        )
+        who = answer.client or f"login {answer.sender!r}"
+        log.log(TOLD_AT[verdict.ruling], "%s: update %s: %s%s", who, verdict.ruling, verdict.reason, more)
 
     def closed(self, line: Mapping[str, Any]) -> None:
         log.info(round_line(line, self._before))
         self._before = line["metrics"] or self._before
-        self._refused.clear()
-
-    def _warn(self, answer: Answer, verdict: Verdict, count: int) -> None:
-        """A login's first ones in a round are said, and then each doubling."""
-        who = answer.client or f"login {answer.sender!r}"
-        if count <= SAID_EACH:
-            log.warning("%s: update %s: %s", who, verdict.ruling, verdict.reason)
-        elif count.bit_count() == 1:
-            log.warning(
-                "%s: update %s: %s (and %d more of login %r in this round)",
-                who, verdict.ruling, verdict.reason, count - 1, answer.sender,
-            )  # fmt: skip
+        self._told.clear()
 
 
 def round_line(line: Mapping[str, Any], before: Mapping[str, float] | None = None) -> str:

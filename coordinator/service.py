@@ -272,7 +272,7 @@ class Coordinator:
         self._inbox.put(raise_it)
 
     def _result(self, part: Part, state: State, now: float) -> Iterator[Event]:
-        if part.message_id != self._mark:
+        if not self._mark or part.message_id != self._mark:
             yield from self._inlets.result(part, state, now)
             return
         self._mark = ""

@@ -20,23 +20,23 @@ def counted(state: State, answer: Answer, verdict: Verdict) -> State:
     state = _one_more(state, "evaluated" if only_evaluated else verdict.ruling)
     if verdict.ruling not in ("refused", "failed"):
         return state
-    return _reasoned(state, verdict.ruling, verdict.reason, answer.offset)
+    reason = f"{verdict.ruling}: {verdict.reason}"
+    if reason not in state.refusals and len(state.refusals) >= MAX_REASONS:
+        reason = f"{verdict.ruling}: other reasons"
+    return _reasoned(state, reason, answer.offset)
 
 
 def dropped(state: State, event: Dropped) -> State:
-    """The state with a message counted that was not read."""
+    """The state with a message counted that was not read. Its reason is our own, and always kept."""
     state = replace(state, decided=event.offset, read_from=event.read_from)
-    return _reasoned(_one_more(state, "refused"), "refused", event.reason, event.offset)
+    return _reasoned(_one_more(state, "refused"), f"refused: {event.reason}", event.offset)
 
 
 def _one_more(state: State, name: str) -> State:
     return replace(state, counts={**state.counts, name: state.counts.get(name, 0) + 1})
 
 
-def _reasoned(state: State, ruling: str, why: str, offset: int) -> State:
-    reason = f"{ruling}: {why}"
-    if reason not in state.refusals and len(state.refusals) >= MAX_REASONS:
-        reason = f"{ruling}: other reasons"
+def _reasoned(state: State, reason: str, offset: int) -> State:
     known, offsets = state.refusals.get(reason, (0, ()))
     if len(offsets) < MAX_REFUSED_OFFSETS:
         offsets = (*offsets, offset)
