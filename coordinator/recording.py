@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from tempfile import gettempdir
 from types import TracebackType
@@ -22,7 +23,7 @@ from coordinator.shelf import Broken, Key, Message
 from coordinator.tapes import Damaged, NotRecorded, Snapshots, Tape, Trimmed
 from shared.broker.port import FIRST, Broker
 from shared.errors import MessageError
-from shared.messages import RoundTask, Update, order_id
+from shared.messages import PROTOCOL, RoundTask, Update, order_id
 from shared.weights import Buffer, Layout, Weights
 
 
@@ -56,9 +57,14 @@ class Recording:
         def tape(exchange: str, start: int) -> Tape:
             return Tape(broker, exchange, topology.federation, start, folder)
 
-        self._tasks = Snapshots(tape(topology.rounds, tasks_at), ledger, "round task", RoundTask.KIND)
-        states = tape(topology.checkpoints, states_at)
-        self._states = Snapshots(states, ledger, "optimiser state", CHECKPOINT)
+        self._tasks = Snapshots(
+            tape(topology.rounds, tasks_at), ledger, "round task", RoundTask.KIND,
+            place=attrgetter("task_from"), has_last=ledger.outcome is not None,
+        )  # fmt: skip
+        self._states = Snapshots(
+            tape(topology.checkpoints, states_at), ledger, "optimiser state", CHECKPOINT,
+            place=attrgetter("checkpoint_from"), has_last=True,
+        )  # fmt: skip
         self._results = tape(topology.results, results_at)
         self._wanted = {_key(row) for row in rows}
         self._messages: dict[Key, Message] = {}
@@ -92,6 +98,9 @@ class Recording:
             return {}
         message = self._states.of(version)
         what = f"the optimiser state of version {version} at offset {message.offset}"
+        own = {"protocol": PROTOCOL, "kind": CHECKPOINT, "federation": self.ledger.topology.federation}
+        if {**message.header, **own} != message.header:
+            raise Damaged(f"{what} is not one of this federation's")
         try:
             layout = Layout.from_wire(message.header.get("layout"))
             return layout.views(self._states.payload(message))
@@ -109,8 +118,13 @@ class Recording:
             raise Damaged(f"{what} can't be read: {error}") from error
         if weights.digest != digest:
             raise Damaged(f"{what} holds weights of digest {weights.digest[:12]}, not {digest[:12]}")
-        if task.run != self.ledger.run or task.version not in self.ledger.known_as[digest]:
-            raise Damaged(f"{what} says that it is version {task.version} of run {task.run}")
+        own = (self.ledger.topology.federation, self.ledger.run)
+        if (task.federation, task.run) != own or task.version not in self.ledger.known_as[digest]:
+            raise Damaged(
+                f"{what} says that it is version {task.version} of {task.federation}'s run {task.run}"
+            )
+        if task.epoch not in {leader.epoch for leader in self.ledger.leaders}:
+            raise Damaged(f"{what} says that it is of epoch {task.epoch}, which nobody led")
         return weights
 
     # --- updates

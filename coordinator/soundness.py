@@ -14,7 +14,7 @@ from coordinator.journal import MAX_ENTRY_BYTES
 from coordinator.ledger import Ledger, Round
 from coordinator.reading import read_log
 from shared import codec
-from shared.broker.port import FIRST, Broker
+from shared.broker.port import FIRST, Broker, Checked
 from shared.errors import ConfigError, JournalError, MessageError, VerificationFailed
 from shared.messages import Mark
 from shared.topology import Topology
@@ -27,16 +27,23 @@ def examine(broker: Broker, topology: Topology) -> tuple[Ledger, list[str]]:
         ConfigError: the federation was never started.
         VerificationFailed: so much is wrong that there is no ledger.
     """
+    if isinstance(broker, Checked) and (damage := broker.damage()):
+        raise VerificationFailed(f"the database that holds the logs is damaged: {damage[0]}")
     unreadable, begun = _survey(broker, topology)
     try:
         made = ledger.read(broker, topology)
         faults = [*unreadable, *_faults(made, begun)]
         # Read here, since a configuration that was changed may be none at all.
         _ = made.config
-    except (ConfigError, JournalError) as error:
-        if isinstance(error, ConfigError) and not unreadable:
-            raise
+    except JournalError as error:
         raise VerificationFailed(unreadable[0] if unreadable else str(error)) from error
+    except ConfigError as error:
+        if not begun and not unreadable:
+            raise
+        wrong = (
+            unreadable[0] if unreadable else f"the journal lacks an entry before offset {min(begun.values())}"
+        )
+        raise VerificationFailed(f"{wrong}; {error}") from error
     return made, faults
 
 

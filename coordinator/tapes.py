@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import cast
 
-from coordinator.ledger import Ledger
+from coordinator.ledger import Ledger, Round
 from coordinator.reading import read_log
 from coordinator.shelf import Broken, Message, Shelf
-from shared.broker.port import Broker, Part
+from shared.broker.port import FIRST, Broker, Part
 from shared.errors import JournalError
 from shared.weights import Buffer
 
@@ -60,15 +60,22 @@ class Snapshots:
     digest, behind the other's.
     """
 
-    def __init__(self, tape: Tape, ledger: Ledger, what: str, kind: str) -> None:
-        """`what` they are, for people; `kind`: the type of their parts."""
+    def __init__(
+        self, tape: Tape, ledger: Ledger, what: str, kind: str, place: Callable[[Round], int], has_last: bool
+    ) -> None:
+        """`what` they are, for people; `kind`: the type of their parts; `place`: where a round says that its
+        parent's lies, or something before it; `has_last`: the last version's must be there too.
+        """
         self._tape = tape
         self._ledger = ledger
         self._what = what
         self._kind = kind
+        self._place = place
+        self._has_last = has_last
         self._held: dict[int, Message] = {}
         self._broken: dict[int, Broken] = {}
         self._nameless: list[Broken] = []
+        self._untrimmed = False
         self._oldest: int | None = None
         self._newest = -1
 
@@ -109,6 +116,8 @@ class Snapshots:
         if taken is None:
             return
         version = self._version_of(taken)
+        if taken.header is not None and taken.header.get("version") == 0:
+            self._untrimmed = True
         if version is not None:
             self._newest = version
             self._oldest = version if self._oldest is None else self._oldest
@@ -140,8 +149,20 @@ class Snapshots:
         if version in self._broken or (self._nameless and near):
             broken = self._broken.get(version) or self._nameless.pop(0)
             return Damaged(f"{what} at offset {broken.offset} can't be read: {broken.reason}")
+        if self._must_be_there(version):
+            return Damaged(f"{what} is missing from the log")
         if self._oldest is None or version < self._oldest:
             return Trimmed(f"{what} is not in the log any more")
-        if self._newest > version:
-            return Damaged(f"{what} is missing from the log, which has that of version {self._newest}")
         return NotRecorded(f"{what} is not in the log")
+
+    def _must_be_there(self, version: int) -> bool:
+        """Whether the log goes back to before the version's place, and on to behind it."""
+        following = self._ledger.versions.get(version + 1)
+        place = self._place(following) if following else FIRST
+        begins = self._tape.first
+        reaches_back = (
+            self._untrimmed
+            or (self._oldest is not None and self._oldest < version)
+            or (place > FIRST and begins is not None and begins <= place)
+        )
+        return reaches_back and (following is not None or self._has_last)

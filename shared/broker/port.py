@@ -147,6 +147,14 @@ class Measured(Protocol):
         """The bytes in a log, as its limit counts them; 0 for one that isn't there."""
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """A broker that can check what it keeps its logs in, whatever they hold."""
+
+    def damage(self) -> list[str]:
+        """What is wrong with it, in words; empty if nothing is."""
+
+
 def new_id() -> str:
     """A message id: 96 random bits, in hex."""
     return secrets.token_hex(12)
