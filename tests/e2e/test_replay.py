@@ -92,6 +92,8 @@ def test_a_longer_deadline_counts_who_came_too_late(fed):
     found = replayed(fed, "--set", "cohort.deadline_s=60")
     assert found["versions"][0]["replayed_clients"] == ["a/0", "b/0", "late/0"]
     assert any("estimated" in note for note in found["notes"])
+    found = replayed(fed, "--set", "staleness.max=8")
+    assert any("late/0" in line["replayed_clients"] for line in found["versions"])
     same = replayed(fed, "--set", "staleness.discount=constant")
     assert same["same"]
     refused = fed.ask("replay", "--set", "training.epochs=2")
