@@ -1,7 +1,8 @@
 """The worker: takes an assignment, trains, publishes the update, and only then acks.
 
 Stateless: whatever it was doing when it died, the broker hands to a replica. The broker's I/O runs on the
-adapter's thread and the training on its own, so neither waits for the other.
+adapter's thread, assignments are worked on on another, and the caller's says that the worker is there: so
+neither heartbeats nor presence wait for a training.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import queue
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 PRESENCE_S = 5.0
 #: How often it looks for a federation that is not declared yet.
 RETRY_S = 0.2
-#: How often it looks, while it trains, whether it was told to stop.
-LOOK_S = 0.2
 #: An answer that the broker has confirmed already, and asks for again since only the ack was lost, is sent
 #: again up to this size: RabbitMQ 3.10 may lose what it confirmed. A bad line shall not carry more again.
 RESENT_BYTES = codec.SINGLE_PART_BYTES
@@ -73,6 +71,7 @@ class Worker:
         self._tasks = Tasks(broker, self._topology, runtime=runtime)
         self._inbox: Inbox[Delivery | None] = runtime.inbox()
         self._stopping = runtime.flag()
+        self._in_hand: Delivery | None = None
         self._answers = Answers()
         self._answered = 0
         self._present_at = 0.0
@@ -84,10 +83,13 @@ class Worker:
         queue_name = self._topology.assignments_of(self._site)
         subscription = self._broker.consume(queue_name, self._inbox.put, prefetch=1)
         log.info("site %s, worker %s: ready with %d client(s)", self._site, self._name, len(self._partitions))
-        while not self._stopping.is_set():
-            delivery = self._next()
-            if delivery is not None:
-                self._serve(delivery)
+        work = Training(self._work, self._runtime)
+        while not self._stopping.wait(self._stay_present()):
+            pass
+        if work.wait(self._grace_s):
+            work.result()
+        else:
+            self._give_back()
         subscription.close()
         self._tasks.close()
         log.info("site %s, worker %s: stopped after %d answers", self._site, self._name, self._answered)
@@ -125,26 +127,38 @@ class Worker:
         self._broker.publish([Publication(self._topology.presence, self._site, part)])
         self._present_at = self._runtime.monotonic()
 
-    def _stay_present(self, doing: str) -> float:
+    def _stay_present(self) -> float:
         """Says that it is there, if it is time; returns the seconds to the next time."""
         due = self._present_at + self._presence_s - self._runtime.monotonic()
         if due > 0:
             return due
         try:
-            self._publish_presence(doing)
+            self._publish_presence("training" if self._in_hand else "waiting")
         except BrokerError as error:
             # The federation may be being made anew; the next presence will tell.
             log.debug("presence not published: %s", error)
             self._present_at = self._runtime.monotonic()
         return self._presence_s
 
-    def _next(self) -> Delivery | None:
-        try:
-            return self._inbox.get(timeout=self._stay_present("waiting"))
-        except queue.Empty:
-            return None
+    # --- one assignment after another
 
-    # --- one assignment
+    def _work(self) -> None:
+        """Serves assignments until told to stop. If it ends by an error, the worker ends."""
+        try:
+            while not self._stopping.is_set():
+                self._in_hand = self._inbox.get()
+                if self._in_hand is not None:
+                    self._serve(self._in_hand)
+                    self._in_hand = None
+        finally:
+            self._stopping.set()
+
+    def _give_back(self) -> None:
+        """The training in hand took longer than the grace time; its thread ends with the process."""
+        delivery = self._in_hand
+        if delivery is not None:
+            log.info("gave an assignment back: stopping")
+            delivery.give_back()
 
     def _serve(self, delivery: Delivery) -> None:
         try:
@@ -154,13 +168,12 @@ class Worker:
             log.warning("dropped a message that is no assignment: %s", error)
             delivery.ack()
             return
-        known = assignment in self._answers
-        answer = self._answers.get(assignment) if known else self._work(assignment)
-        if known and (answer is None or (delivery.redelivered and len(answer.payload) > RESENT_BYTES)):
+        if assignment not in self._answers:
+            self._answer(self._done(assignment, self._runtime.monotonic()), delivery)
+            return
+        answer = self._answers.get(assignment)
+        if answer is None or (delivery.redelivered and len(answer.payload) > RESENT_BYTES):
             delivery.ack()
-        elif answer is None:
-            log.info("gave the assignment of %s back: stopping", assignment.client)
-            delivery.give_back()
         else:
             self._answer(answer, delivery)
 
@@ -175,18 +188,6 @@ class Worker:
             return
         self._answered += 1
         self._answers.add(answer)
-
-    def _work(self, assignment: Assignment) -> Answer | None:
-        """Carries an assignment out; a failure is an answer too. None: stopped before it was done."""
-        began = self._runtime.monotonic()
-        training = Training(lambda: self._done(assignment, began), self._runtime)
-        give_up_at: float | None = None
-        while not training.wait(min(self._stay_present("training"), LOOK_S)):
-            if self._stopping.is_set():
-                give_up_at = give_up_at or self._runtime.monotonic() + self._grace_s
-                if self._runtime.monotonic() > give_up_at:
-                    return None
-        return training.result()
 
     def _done(self, assignment: Assignment, began: float) -> Answer:
         try:

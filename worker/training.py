@@ -1,4 +1,4 @@
-"""What a trainer is, how the site's own is loaded, and one training off the caller's thread."""
+"""What a trainer is, how the site's own is loaded, and work off the caller's thread."""
 
 from __future__ import annotations
 
