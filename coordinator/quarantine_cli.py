@@ -72,7 +72,7 @@ def show(
 ) -> None:
     """Shows what an update says and holds, tensor by tensor, whatever bytes it is made of."""
     from coordinator.examination import examine
-    from coordinator.quarantine_text import case_text, update_text
+    from coordinator.quarantine_text import case_text, update_text, verdict_text
     from coordinator.ward import Ward
 
     set_up()
@@ -87,10 +87,10 @@ def show(
     if as_json:
         print(json.dumps({"cases": [asdict(each) for each in cases], "message": about}))
         return
-    for each in cases:
-        print(case_text(each))
-    if about is not None:
-        print("\n".join(update_text(about)))
+    if about is None:
+        print("\n".join(map(case_text, cases)))
+    else:
+        print("\n".join([*update_text(about), *map(verdict_text, cases)]))
 
 
 @app.command()

@@ -37,9 +37,14 @@ def case_text(case: Case) -> str:
     if case.examples:
         who += f", {case.examples} examples"
     lines = [f"{what}: {case.kind} in {_when(case)}", f"    {who}", f"    {plain(case.reason)}"]
-    if case.kind != "dead":
-        lines.append(f"    {_chance(case)}")
+    if case.kind == "refused":
+        lines.append(f"    {_chance(case.out, case.reason, case.offset)}")
     return "\n".join(lines)
+
+
+def verdict_text(case: Case) -> str:
+    """What became of an update, in one line."""
+    return f"    {case.kind} in {_when(case)}: {plain(case.reason)}"
 
 
 def decision_text(at: float, data: Mapping[str, Any]) -> str:
@@ -60,7 +65,7 @@ def update_text(about: Mapping[str, Any]) -> Iterator[str]:
         for name, good, bad in CHECKS:
             yield f"    {good if about[name] else bad}"
     yield from _tensors(about["tensors"])
-    yield f"    {'stays out: ' + plain(about['out']) if about['out'] else 'an operator may let it in'}"
+    yield f"    {_chance(about['out'], about['broken'], about['offset'])}"
 
 
 def _tensors(tensors: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -81,10 +86,13 @@ def _value(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else plain(str(value))
 
 
-def _chance(case: Case) -> str:
-    if case.out is None:
-        return "not looked into"
-    return f"stays out: {plain(case.out)}" if case.out else "an operator may let it in"
+def _chance(out: str | None, said: str, offset: int | None) -> str:
+    """Whether it may be let in; why not, unless that was `said` already."""
+    if out is None:
+        return "not in the log any more"
+    if out:
+        return "stays out" if out == said else f"stays out: {plain(out)}"
+    return f"may be let in: warren quarantine readmit {offset}"
 
 
 def _when(case: Case) -> str:

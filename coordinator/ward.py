@@ -81,14 +81,19 @@ class Ward:
         return Petition(self.run, offset, answer.message_id, answer.sender, reason)
 
     def check_led(self) -> None:
-        """Raises FederationFailed if it is known that no coordinator leads the federation."""
+        """Looks whether a coordinator can decide anything.
+
+        Raises:
+            FederationFailed: the federation has ended, or it is known that no coordinator leads it.
+        """
+        name, state = self._place.federation, self.known.state
+        if state is not None and state.phase is Phase.FINISHED:
+            raise FederationFailed(f"federation {name!r} has ended: no update counts any more")
         if self._snapshot is None:
             return
         leader = self._snapshot.leader
         if leader is None or is_dead(leader):
-            raise FederationFailed(
-                f"no coordinator leads federation {self._place.federation!r} now: start one, and ask again"
-            )
+            raise FederationFailed(f"no coordinator leads federation {name!r} now: start one, and ask again")
 
     def _open_refusals(self) -> Refusals:
         """What the store says of refusals that the journal does not tell yet."""

@@ -52,7 +52,7 @@ def test_a_site_can_neither_declare_nor_read_what_is_not_its_own(fed, login_of, 
         presence = Presence(fed.name, "other", "w", ["0"], "waiting", 0)
 
         part = Part.single(Presence.KIND, codec.encode(presence.to_header()))
-        for exchange in (topology.rounds, topology.events, topology.assignments):
+        for exchange in (topology.rounds, topology.events, topology.assignments, topology.dead):
             with pytest.raises(RefusedError):
                 broker.publish([Publication(exchange, site["name"], part)])
     finally:

@@ -99,7 +99,9 @@ def test_what_a_header_says_tells_whether_it_may_be_let_in(known, offset, change
     case = next(case for case in known.cases({}) if case.offset == offset)
     looked_at = known.looked_at(case, answer(offset, **changes))
     assert looked_at.out == "" if not out else out in looked_at.out
-    assert ("may let it in" if not out else "stays out") in case_text(looked_at)
+    text = case_text(looked_at)
+    assert ("quarantine readmit 17" in text) == (not out)
+    assert ("stays out" in text) == bool(out and case.kind == "refused")
 
 
 def test_what_was_let_in_and_what_is_too_old_says_so(known):
