@@ -51,11 +51,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Counted:
-    """A round, the updates that it counts in the replay, and how many versions behind each of them is."""
+    """A round, the updates that it counts in the replay, and how many versions behind each of them is.
+
+    `seconds` are what it would have taken; None where it closes as it did.
+    """
 
     round: Round
     rows: tuple[Closed, ...]
     behind: tuple[int, ...]
+    seconds: float | None = None
 
     @property
     def base(self) -> int:
@@ -95,7 +99,9 @@ def plan(broker: Broker, ledger: Ledger, wish: Wish, folder: Path) -> Plan:
     found = _decided_anew(broker, ledger, wish, entries, since, folder)
     known = {round_.number: round_ for round_ in behind}
     rounds = tuple(
-        Counted(known[one.number], one.rows, one.behind) for one in found.rounds if one.number in known
+        Counted(known[one.number], one.rows, one.behind, round(one.seconds, 6))
+        for one in found.rounds
+        if one.number in known
     )
     notes = [IN_THEIR_PLACE if wish.settings.config.federation.mode == "buffered" else ESTIMATED]
     if not rounds:

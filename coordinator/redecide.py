@@ -30,7 +30,10 @@ ALL = "these were all"
 
 @dataclass(frozen=True)
 class Decided:
-    """A round as it would have closed: its updates, and how many versions behind each of them is."""
+    """A round as it would have closed: its updates, and how many versions behind each of them is.
+
+    `seconds` are from its opening to the next version.
+    """
 
     number: int
     rows: tuple[Closed, ...]
@@ -71,7 +74,7 @@ def recount(story: Story, answers: Iterable[Answer]) -> Redecided:
 
 def _as_counted(past: Past, rows: Sequence[Closed]) -> Decided:
     behind = tuple(past.base - row.version for row in rows)
-    return Decided(past.number, tuple(rows), behind, past.closing_at - past.opened_at)
+    return Decided(past.number, tuple(rows), behind, past.closed_at - past.opened_at)
 
 
 class _Rerun:
@@ -162,10 +165,10 @@ class _Rerun:
         # Each row's version is the one in the log, even where rounds were skipped here and not there.
         kept = tuple(row._replace(version=self._story.orders[row.id].version) for row in rows)
         behind = tuple(state.version - order.version for order in orders)
-        self._made.append(Decided(state.round, kept, behind, self._now - state.opened_at))
         past = self._story.rounds[state.round]
+        self._now += past.closed_at - past.closing_at
+        self._made.append(Decided(state.round, kept, behind, self._now - state.opened_at))
         if state.round < self._last:
-            self._now += past.closed_at - past.closing_at
             self._feed(Folded(self._now, past.digest))
 
     def _opened(self) -> None:

@@ -36,15 +36,18 @@ class Line:
 
     `metrics` are the recorded version's, {} if nobody scored it. `distance` is ‖replayed − recorded‖ relative
     to ‖recorded‖, `cosine` that of the angle between the two; None where the recorded weights aren't at hand.
+    `seconds` are what the round took; `replayed_seconds` what it would have, where that was decided anew.
     """
 
     round: int
     version: int
     digest: str
     clients: tuple[str, ...]
+    seconds: float
     metrics: dict[str, float]
     replayed: str
     replayed_clients: tuple[str, ...]
+    replayed_seconds: float | None
     distance: float | None
     cosine: float | None
     notes: tuple[str, ...] = ()
@@ -146,9 +149,11 @@ class Replay:
             round_.version,
             round_.digest,
             tuple(row.client for row in round_.rows),
+            round_.line["seconds"],
             dict(self.plan.metrics.get(round_.version, {})),
             weights.digest,
             tuple(row.client for row in counted.rows),
+            counted.seconds,
             distance,
             cosine,
             tuple(notes),

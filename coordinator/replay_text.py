@@ -27,8 +27,12 @@ def heading(replay: Replay) -> str:
 def table(lines: Sequence[Line]) -> list[str]:
     """A row a round, and under it what is to be said of it."""
     metrics = [name for name in METRICS if any(name in line.metrics for line in lines)]
-    head = ["version", "recorded", "clients", *metrics, "replayed", "clients", "distance", "cosine"]
-    rows = [_cells(line, metrics) for line in lines]
+    timed = ["seconds"] if any(line.replayed_seconds is not None for line in lines) else []
+    head = [
+        *("version", "recorded", "clients", *timed, *metrics),
+        *("replayed", "clients", *timed, "distance", "cosine"),
+    ]
+    rows = [_cells(line, metrics, bool(timed)) for line in lines]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     text = [_aligned(head, widths)]
     for row, line in zip(rows, lines, strict=True):
@@ -65,18 +69,23 @@ def to_json(
     }
 
 
-def _cells(line: Line, metrics: Sequence[str]) -> list[str]:
-    scores = [f"{line.metrics[name]:.4f}" if name in line.metrics else "" for name in metrics]
+def _cells(line: Line, metrics: Sequence[str], timed: bool) -> list[str]:
     return [
         str(line.version),
         line.digest[:12],
         str(len(line.clients)),
-        *scores,
+        *([f"{line.seconds:.2f}"] if timed else []),
+        *(_figure(line.metrics.get(name), ".4f") for name in metrics),
         "the same" if line.same else line.replayed[:12],
         str(len(line.replayed_clients)),
-        "" if line.distance is None else f"{line.distance:.3g}",
-        "" if line.cosine is None else f"{line.cosine:.6f}",
+        *([_figure(line.replayed_seconds, ".2f")] if timed else []),
+        _figure(line.distance, ".3g"),
+        _figure(line.cosine, ".6f"),
     ]
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
