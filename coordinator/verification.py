@@ -78,33 +78,46 @@ class _Trial:
         self._recipe = recipe
         self._round = round_
         self._version = round_.version
+        self._forked_from = recording.ledger.config.federation.forked_from
         self._differences = differences
         self._lacks: list[str] = []
 
     def finding(self) -> Finding:
         """The verdict; for once."""
+        origin = self._origin() if self._version == 0 else ""
         updates = self._updates()
         made = self._made(updates) if updates is not None else None
         recorded = self._own("weights", partial(self._recording.weights, self._version))
+        if self._version == 0 and not self._round.rows and recorded is not None:
+            # From a file: of that, only the digest is known.
+            made = recorded, self._recipe.optimizer.initial_state(recorded.layout)
         if made is not None:
             self._compare(*made)
-        rows, first = self._round.rows, self._version == 0
-        result: Result = "unverifiable"
-        if self._differences:
-            result = "differs"
-        elif made is not None or (recorded is not None and first and not rows):
-            result = "verified"
-        elif recorded is not None:
-            result = "recorded"
         return Finding(
             self._version,
             self._round.digest,
-            result,
-            len(rows),
-            origin=(rows[0].client if rows else "a file") if first else "",
-            differences=tuple(self._differences),
-            lacks=tuple(self._lacks),
+            self._result(made is not None, recorded is not None),
+            len(self._round.rows),
+            origin,
+            tuple(self._differences),
+            tuple(self._lacks),
         )
+
+    def _result(self, made: bool, recorded: bool) -> Result:
+        if self._differences:
+            return "differs"
+        if made:
+            return "verified"
+        return "recorded" if recorded else "unverifiable"
+
+    def _origin(self) -> str:
+        """Whose initial weights version 0 is; a fork's must be the version that it says."""
+        if self._round.rows:
+            return self._round.rows[0].client
+        place, _, digest = (self._forked_from or "").rpartition(":")
+        if place and digest != self._round.digest:
+            self._differences.append(f"it is not the version that the federation was forked from, {place}")
+        return place or "a file"
 
     # --- what it was made of
 
