@@ -40,7 +40,9 @@ def replay(
     ahead: Annotated[
         bool, typer.Option("--one-round-ahead", help="Make each round's model of its recorded parent.")
     ] = False,
-    to: Annotated[Path, typer.Option(help="Folder for the models, version-N.npz.")] = Path("replayed"),
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for the models, version-N.npz.", show_default="replayed/NAME")
+    ] = None,
     every: Annotated[bool, typer.Option("--every", help="Write every version, not only the last.")] = False,
     federation: FederationOption = "",
     broker: BrokerOption = "",
@@ -69,7 +71,8 @@ def replay(
         book = ledger.read(place.broker(), place.topology)
         wish = Wish(settings_of(book.binding, overrides or ()), frozenset(without or ()), since, ahead)
         planned = plan(place.broker(), book, wish, _room(place))
-        _replayed(Replay(place.broker(), book, planned, wish, _room(place), threads), to, every, as_json)
+        folder = to or Path("replayed") / place.federation
+        _replayed(Replay(place.broker(), book, planned, wish, _room(place), threads), folder, every, as_json)
 
 
 def fork(
