@@ -116,10 +116,16 @@ class _Rerun:
             closed = len(self._made)
             self._now, self._idle = max(self._now, wake), self._idle + 1
             self._feed(Tick(self._now))
-            if len(self._made) == closed and (not self._due or self._idle > PATIENCE):
+            if len(self._made) == closed and (not self._may_come() or self._idle > PATIENCE):
                 self._stall()
         else:
             self._stall()
+
+    def _may_come(self) -> bool:
+        """Whether anything recorded is due, or an answer to an order that the open round may still give."""
+        state = self._state
+        asked = (id_ for id_ in self._answers if id_ not in state.orders)
+        return bool(self._due) or any(self._story.orders[id_].round == state.round for id_ in asked)
 
     def _take(self, event: Event | Entry) -> None:
         if not isinstance(event, Entry):

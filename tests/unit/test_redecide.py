@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.arrivals import Came, Heard, arrivals
 from coordinator.facts import Closed, Rules
-from coordinator.moves import Seen
+from coordinator.moves import Died, Seen
 from coordinator.redecide import recount, redecide
 from coordinator.selection import Selection
 from coordinator.story import story_of, without
@@ -18,8 +18,11 @@ from coordinator.story import story_of, without
 RULES = Rules(rounds=4, minimum=2, deadline_s=10.0, min_clients=3, initial_from_site=False)
 
 
-def live(world, delay, sites="abc", later=()):
-    """A whole federation. `delay`: what a client takes for an order, and what its answer is; or None."""
+def live(world, delay, sites="abc", later=(), crashes=lambda: False):
+    """A whole federation; `later` are sites that are seen, at a time. Returns the answers as they came.
+
+    `delay`: what a client takes for an order, and what its answer is (None: it dies); or None, it is mute.
+    """
     due = []
     for site in sites:
         world.feed(Seen(world.now, site, ("0",)))
@@ -43,8 +46,12 @@ def live(world, delay, sites="abc", later=()):
         if world.now < at:
             continue
         heapq.heappop(due)
+        if crashes() and world.ended is None:
+            world.crash()
         if isinstance(what, str):
             world.feed(Seen(world.now, what, ("0",)))
+        elif changes is None:
+            world.feed(Died(world.now, what.id, "never taken"))
         else:
             world.answer(what, **changes)
             came.append(Came(world.results[-1], world.now - what.issued_at))
@@ -100,10 +107,13 @@ def test_nothing_changed_decides_as_it_was(world, seed):
         if kind < 0.1:
             return None
         seconds = random.choice([0.5, 1, 3, 9, 10, 11, 15, 25]) + random.random()
-        return (seconds, {"error": "out of memory"}) if kind < 0.2 else seconds
+        if kind < 0.25:
+            return seconds, random.choice([None, {"error": "out of memory"}, {"refusal": "not finite"}])
+        return seconds
 
     lived = world(some_rules(random))
-    came = live(lived, delay, "abcde", [(random.choice([0.1, 12.3]), "f")])
+    later = [(random.choice([0.1, 12.3]), "f")]
+    came = live(lived, delay, "abcde", later, lambda: random.random() < 0.05)
     rounds, reason = anew(lived, came)
     assert rounds == recorded(lived)
     assert reason == "these were all"
@@ -188,6 +198,19 @@ def test_clients_come_when_they_came(world):
     assert [client for client, _ in rounds[0]] == ["a/0", "b/0"]
     assert [client for client, _ in rounds[2]] == ["a/0", "d/0"]
     assert not any("d/0" in dict(rows) for rows in anew(lived, came, gone=frozenset("d"))[0])
+
+
+def test_clients_go_when_they_went(world):
+    lived = world(replace(RULES, rounds=6, minimum=1, deadline_s=5.0, absent_s=12.0))
+    # a and b are seen again and again; c says nothing for 20 s, and comes back.
+    seen = [(at, site) for at in range(2, 60, 2) for site in ("ab" if at != 20 else "abc")]
+    came = live(lived, steady(a=1.0, b=2.0, c=None), later=seen)
+    kinds = [entry.kind for entry in lived.journal]
+    assert "absent" in kinds
+    assert "present" in kinds
+    cohorts = [len(entry.rows) for entry in lived.journal if entry.kind == "round-opened"]
+    assert {2, 3} <= set(cohorts)
+    assert anew(lived, came) == (recorded(lived), "these were all")
 
 
 @pytest.mark.parametrize(("most", "stale"), [(5, {0, 1, 2}), (1, {0, 1}), (0, {0})])
