@@ -1,179 +1,125 @@
-"""`make bench`: what a round costs when nobody trains, and how much memory it takes, on both brokers.
+"""`make bench`: how fast Warren is on this machine, beside what the machine and plain clients could do.
 
-Federations of real processes, in turn on the embedded broker and on private RabbitMQ and Redis nodes. Prints
-a table and writes results.md and results.json beside this file.
+Starts services of its own, measures section by section, prints the report, and writes it as results.md and
+results.json beside this file. A section that fails is said to, the others go on; the exit code is 1 then.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
-import platform
-import statistics
-import subprocess
+import signal
 import sys
-import tempfile
-import threading
-from dataclasses import asdict, dataclass
+import time
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
-from rich.console import Console
-from rich.table import Table
-
-from tests.services import RabbitNode, RedisServer
+from tests.benchmarks import (
+    beginning,
+    codec,
+    crowds,
+    fold,
+    growth,
+    idle,
+    machine,
+    memory,
+    overhead,
+    phases,
+)
+from tests.benchmarks.bench import Bench, serving, within
+from tests.benchmarks.report import Section, as_json, document, targets_table
+from tests.benchmarks.targets import TARGETS, figures_of
+from tests.services import ServiceFailed, ServiceMissing
 
 HERE = Path(__file__).parent
-#: So many clients are one site's, with this many workers; fewer are sites of their own.
-GATEWAY, GATEWAY_WORKERS = 50, 3
-#: Clients, parameters (float32), rounds.
-CASES = [(2, 1_000, 60), (10, 1_000, 60), (10, 1_000_000, 20), (4, 25_000_000, 5), (GATEWAY, 25_000_000, 4)]
-MODEL_BYTES = 4
-SAMPLE_S = 0.02
+#: The sections by name, in their order, and after how many seconds one counts as hung; a quick
+#: run has half of them.
+SECTIONS: Mapping[str, tuple[ModuleType, float]] = {
+    "overhead": (overhead, 900),
+    "phases": (phases, 300),
+    "fold": (fold, 120),
+    "memory": (memory, 600),
+    "crowds": (crowds, 300),
+    "growth": (growth, 300),
+    "codec": (codec, 60),
+    "idle": (idle, 180),
+    "beginning": (beginning, 180),
+}
+QUICK = 1 / 2
 
 
-@dataclass(frozen=True)
-class Result:
-    """Seconds of the rounds but the first two (the first waits for workers); peaks of anonymous memory."""
-
-    broker: str
-    clients: int
-    parameters: int
-    rounds: int
-    median_s: float
-    fastest_s: float
-    slowest_s: float
-    coordinator_bytes: int
-    worker_bytes: int
-
-
-class Peaks:
-    """The largest anonymous memory of a process and of its children, sampled while it runs."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self.own = self.child = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(SAMPLE_S):
-            self.own = max(self.own, anonymous(self._pid))
-            children = Path(f"/proc/{self._pid}/task/{self._pid}/children")
-            for child in children.read_text().split() if children.exists() else ():
-                self.child = max(self.child, anonymous(int(child)))
-
-
-def anonymous(pid: int) -> int:
-    """A process's anonymous memory now, in bytes; 0 if it is gone."""
+def main() -> int:
+    options = _options()
+    # A polite kill leaves nothing behind either.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began = time.monotonic()
+    busy = machine.load()
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    lines = [line for line in status.splitlines() if line.startswith("RssAnon")]
-    return int(lines[0].split()[1]) * 1024 if lines else 0
+        with serving(options.quick, say) as bench:
+            about = machine.about(bench.rabbit, bench.redis)
+            measured = [one(bench, name) for name in options.only]
+    except (ServiceMissing, ServiceFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    about |= {"load before": f"{busy:.0%} of the cores", "took": f"{time.monotonic() - began:.0f} s"}
+    show(about, caveats(options, busy), measured)
+    return int(any(section.failed for section in measured))
 
 
-def measure(broker: str, urls: list[str], clients: int, parameters: int, rounds: int) -> Result:
-    with tempfile.TemporaryDirectory() as folder:
-        toml = Path(folder) / "bench.toml"
-        toml.write_text(document(clients, parameters, rounds))
-        command = [
-            sys.executable,
-            "-m",
-            "coordinator",
-            "run",
-            str(toml),
-            "--out",
-            f"{folder}/out",
-            "--fresh",
-            *urls,
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        peaks = Peaks(process.pid)
-        _, said = process.communicate()
-        peaks.stop()
-        if process.returncode:
-            raise SystemExit(f"the federation failed:\n{said}")
-        lines = [
-            json.loads(line) for line in (Path(folder) / "out" / "history.jsonl").read_text().splitlines()
-        ]
-    seconds = [line["seconds"] for line in lines[3:]]  # version 0, and two rounds to warm up
-    return Result(
-        broker, clients, parameters, len(seconds), statistics.median(seconds), min(seconds), max(seconds),
-        peaks.own, peaks.child,
-    )  # fmt: skip
-
-
-def document(clients: int, parameters: int, rounds: int) -> str:
-    names = ["gateway"] if clients == GATEWAY else [f"s{number}" for number in range(clients)]
-    loader, workers = ("fifty", GATEWAY_WORKERS) if clients == GATEWAY else ("nothing", 1)
-    sites = "".join(
-        f'[[local.sites]]\nname = "{name}"\ndata = "{HERE / "echo.py"}:{loader}"\nworkers = {workers}\n'
-        for name in names
-    )
-    return (
-        f'[federation]\nname = "bench"\nrounds = {rounds}\n'
-        f"[cohort]\nmin_clients = {clients}\ndeadline_s = 600\n"
-        "[evaluation]\neach_round = false\nlast = false\n"
-        f'[local]\ntrainer = "{HERE / "echo.py"}:Echo"\nparams = {{ parameters = {parameters} }}\n{sites}'
-    )
-
-
-def row(result: Result) -> list[str]:
-    models = result.parameters * MODEL_BYTES
-    return [
-        result.broker,
-        str(result.clients),
-        f"{result.parameters:,}",
-        str(result.rounds),
-        f"{1000 * result.median_s:.1f}",
-        f"{1000 * result.fastest_s:.1f} to {1000 * result.slowest_s:.1f}",
-        f"{result.coordinator_bytes / 1e6:.0f} ({(result.coordinator_bytes - 1e8) / models:.1f} models + 100)"
-        if models > 1e7
-        else f"{result.coordinator_bytes / 1e6:.0f}",
-        f"{result.worker_bytes / 1e6:.0f}",
-    ]
-
-
-HEADS = ["broker", "clients", "parameters", "rounds", "median ms", "range ms", "coordinator MB", "worker MB"]
-
-
-def main() -> None:
-    console = Console()
-    rabbit, redis = RabbitNode(), RedisServer()
-    rabbit.start()
-    redis.start()
-    results: list[Result] = []
+def one(bench: Bench, name: str) -> Section:
+    """A section, measured; one that says why if it can't be."""
+    module, limit_s = SECTIONS[name]
+    began = time.monotonic()
     try:
-        for clients, parameters, rounds in CASES:
-            for broker, urls in (
-                ("embedded", []),
-                ("RabbitMQ + Redis", ["--broker", rabbit.url, "--state", redis.url]),
-            ):
-                results.append(measure(broker, urls, clients, parameters, rounds))
-                console.print(" · ".join(row(results[-1])), highlight=False)
-    finally:
-        rabbit.stop()
-        redis.stop()
-    show(console, results)
+        with within(limit_s * (QUICK if bench.quick else 1), name):
+            section: Section = module.measure(bench)
+    except Exception as error:  # noqa: BLE001 - whatever fails is told, and the other sections go on
+        traceback.print_exc()
+        section = Section(name, name.capitalize(), notes=[f"**Failed: {error}**"], failed=True)
+    say(f"{name}: took {time.monotonic() - began:.0f} s")
+    return section
 
 
-def show(console: Console, results: list[Result]) -> None:
-    about = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    table = Table(*HEADS, title=f"A round in which nobody trains ({about})", title_justify="left")
-    for result in results:
-        table.add_row(*row(result))
-    console.print(table)
-    lines = [f"A round in which nobody trains, by `make bench`; {about}. Anonymous memory, peaks.", ""]
-    lines += ["| " + " | ".join(cells) + " |" for cells in (HEADS, ["---"] * len(HEADS), *map(row, results))]
-    (HERE / "results.md").write_text("\n".join(lines) + "\n")
-    (HERE / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+def show(about: Mapping[str, str], warnings: Sequence[str], sections: Sequence[Section]) -> None:
+    """Prints the report, and writes it."""
+    targets = targets_table(TARGETS, figures_of(sections))
+    lines = [*(f"**{warning}**" for warning in warnings), *(f"{key}: {text}" for key, text in about.items())]
+    text = document(lines, targets, sections)
+    print(text)
+    (HERE / "results.md").write_text(text, encoding="utf-8")
+    whole = as_json({**about, "warnings": list(warnings)}, targets, sections)
+    (HERE / "results.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def caveats(options: argparse.Namespace, busy: float) -> list[str]:
+    """Why these figures should not be quoted."""
+    warnings = []
+    if busy > machine.BUSY:
+        warnings.append(f"Not a result: the machine was {busy:.0%} busy with other things before it began.")
+    if options.quick:
+        warnings.append("Not a result: a quick run, with few and small measurements.")
+    if options.only != list(SECTIONS):
+        warnings.append(f"Not the whole: only {', '.join(options.only)}.")
+    return warnings
+
+
+def say(text: str) -> None:
+    print(f"… {text}", file=sys.stderr, flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="3 minutes instead of 20, to see that it works")
+    parser.add_argument("--only", default="", metavar="NAME,NAME", help=f"some of {', '.join(SECTIONS)}")
+    options = parser.parse_args()
+    options.only = [name for name in options.only.split(",") if name] or list(SECTIONS)
+    unknown = [name for name in options.only if name not in SECTIONS]
+    if unknown:
+        parser.error(f"there is no section {unknown[0]!r}: take some of {', '.join(SECTIONS)}")
+    return options
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

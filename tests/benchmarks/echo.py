@@ -15,13 +15,3 @@ class Echo:
 
     def evaluate(self, weights, data):
         return 10, {}
-
-
-def nothing():
-    """Data for a trainer that looks at none."""
-    return {"x": np.zeros((1, 1), np.float32)}
-
-
-def fifty():
-    """The same for fifty clients at one site."""
-    return {str(number): nothing() for number in range(50)}
