@@ -113,6 +113,19 @@ def finding(queue: str) -> Steps:
     return lambda channel: channel.queue_declare(queue, passive=True)
 
 
+def remaking(queues: Iterable[Queue]) -> Steps:
+    """Removes queues with all that they hold, and makes them anew."""
+    made = tuple(queues)
+    make = declaring((), made)
+
+    def steps(channel: Channel) -> None:
+        for queue in made:
+            channel.queue_delete(queue.name)
+        make(channel)
+
+    return steps
+
+
 def deleting(names: Iterable[str]) -> Steps:
     """Removes what has one of the names, exchange or queue."""
     doomed = tuple(names)

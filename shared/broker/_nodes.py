@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from itertools import cycle, islice
 from typing import Any
@@ -39,13 +39,16 @@ class Census:
         self._question = question
         self._counted = 1
 
-    def check(self, log: Queue, link: Link) -> None:
-        """Whether a log that is to be made gets its copies; one that has them may lack nodes for a while.
+    def check(self, queues: Iterable[Queue], link: Link) -> None:
+        """Whether the logs that are to be made get their copies; those that have them may lack nodes for now.
 
         Raises:
             RefusedError: fewer nodes run.
         """
-        copies = int(log.arguments.get(COPIES["stream"], 1))
+        for queue in queues:
+            self._check(queue, int(queue.arguments.get(COPIES["stream"], 1)), link)
+
+    def _check(self, log: Queue, copies: int, link: Link) -> None:
         if copies <= self._counted:
             return
         self._counted = self._count(copies, f"{log.exchange}.nodes")

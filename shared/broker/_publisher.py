@@ -5,23 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from shared.broker._amqp import Channel, Connection, headers_of, number, refusal_of, text_of
+from shared.broker._jobs import Job, Line
 from shared.broker._link import Link
+from shared.broker._mending import Mender
 from shared.broker.port import Publication
-from shared.errors import RefusedError, UnconfirmedError, UnroutableError, WarrenError
+from shared.errors import UnconfirmedError, UnroutableError, WarrenError
 from shared.retry import Pauses
 
 log = logging.getLogger(__name__)
 
-#: How much may be sent and not confirmed yet, so that a large message isn't copied whole into buffers.
-WINDOW_BYTES = 32 * 1024 * 1024
-WINDOW_PARTS = 4096
 #: How often the broker may leave parts unconfirmed on a connection that stands, before the publish fails;
 #: where outages are waited out it never does.
 TRIES = 5
@@ -34,57 +31,7 @@ SLOWEST_LINE = 64 * 1024
 RECOVERY_S = 10.0
 RECOVERY_PAUSE_S = 0.25
 
-#: AMQP's bound for names, keys and ids.
-SHORT_TEXT_BYTES = 255
-
 Send = Callable[[Channel, Publication], None]
-
-
-@dataclass(eq=False)
-class Job:
-    """One call of `publish`, which `then` follows. `unsent` and `returned` hold indices of publications."""
-
-    publications: Sequence[Publication]
-    then: Callable[[], None] | None = None
-    done: Future[None] = field(default_factory=Future)
-    unsent: deque[int] = field(default_factory=deque)
-    tries: int = 0
-    returned: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.unsent.extend(range(len(self.publications)))
-
-
-class _Line:
-    """A channel with confirms on, and what was sent on it and not confirmed yet."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self.unconfirmed: dict[int, tuple[int, int]] = {}
-        self._nbytes = 0
-        self._tag = 0
-
-    def has_room(self, nbytes: int) -> bool:
-        """Whether a part of so many bytes may be sent now; alone, any may."""
-        waiting = len(self.unconfirmed)
-        return not waiting or (waiting < WINDOW_PARTS and self._nbytes + nbytes <= WINDOW_BYTES)
-
-    def sent(self, index: int, nbytes: int) -> None:
-        """Notes a part under the tag that its confirm will have."""
-        self._tag += 1
-        self._nbytes += nbytes
-        self.unconfirmed[self._tag] = index, nbytes
-
-    @property
-    def under_way(self) -> int:
-        """Bytes of the part that is to be confirmed next."""
-        return next(iter(self.unconfirmed.values()))[1] if self.unconfirmed else 0
-
-    def settle(self, tag: int, multiple: bool) -> None:
-        """Strikes out what a confirm is about."""
-        tags = [each for each in self.unconfirmed if each <= tag] if multiple else [tag]
-        for each in tags:
-            self._nbytes -= self.unconfirmed.pop(each)[1]
 
 
 class Publisher:
@@ -93,14 +40,16 @@ class Publisher:
     One job at a time: what the broker answers by closing the channel is then always about that job.
     """
 
-    def __init__(self, link: Link, send: Send, confirm_timeout_s: float) -> None:
+    def __init__(self, link: Link, send: Send, confirm_timeout_s: float, mender: Mender) -> None:
         self._link = link
+        self._mender = mender
+        self._mending = False
         self._send = send
         self._timeout_s = confirm_timeout_s
         self._jobs: deque[Job] = deque()
         self._pauses = Pauses()
         self._connection: Connection | None = None
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._blocked = False
         self._was_up = False
         self._recovered_at = 0.0
@@ -134,16 +83,16 @@ class Publisher:
             self._fail(error)
 
     def _open(self) -> None:
-        if self._connection is not None and self._connection.is_open:
+        if self._connection is not None and self._connection.is_open and not self._mending:
             self._connection.channel(on_open_callback=self._on_open)
 
     def _on_open(self, channel: Channel) -> None:
-        line = _Line(channel)
+        line = Line(channel)
         channel.add_on_close_callback(partial(self._on_close, line))
         channel.add_on_return_callback(self._on_return)
         channel.confirm_delivery(partial(self._on_confirm, line), callback=lambda _: self._use(line))
 
-    def _use(self, line: _Line) -> None:
+    def _use(self, line: Line) -> None:
         if self._line is not None:
             line.channel.close()
             return
@@ -163,7 +112,7 @@ class Publisher:
             self._send(self._line.channel, publication)
             self._line.sent(job.unsent.popleft(), nbytes)
 
-    def _on_confirm(self, line: _Line, frame: Any) -> None:
+    def _on_confirm(self, line: Line, frame: Any) -> None:
         if line is not self._line:
             return
         if frame.method.NAME == "Basic.Nack":
@@ -206,7 +155,7 @@ class Publisher:
         what = f"messages for {first.key!r} at {first.exchange}"
         self._fail(UnroutableError(f"no queue takes {what}: declare it, or check the name"))
 
-    def _on_close(self, line: _Line, _channel: Channel, reason: Exception) -> None:
+    def _on_close(self, line: Line, _channel: Channel, reason: Exception) -> None:
         if line is not self._line or self._connection is None or not self._connection.is_open:
             return  # our own doing, or `down` is next
         refusal = refusal_of(reason)
@@ -271,7 +220,22 @@ class Publisher:
             self._watch(max(left, self._timeout_s if self._blocked else 0.0))
         elif connection is not None:
             self._retry(f"the broker has confirmed nothing for {patience_s:.3g} s")
+            self._mend()
             connection.abort("no confirm came in time")
+
+    def _mend(self) -> None:
+        """If only queues that can be made anew give no confirm, they are, before more is sent."""
+        job = self._jobs[0] if self._jobs else None
+        if job is None or (len(job.unsent) == len(job.publications) and job.tries < 2):
+            return
+        done = self._mender.mend([job.publications[index] for index in job.unsent])
+        if done is not None:
+            self._mending = True
+            done.add_done_callback(lambda _: self._mended())
+
+    def _mended(self) -> None:
+        self._mending = False
+        self._open()
 
     def _patience(self) -> float:
         """How long nothing may move, in seconds."""
@@ -280,20 +244,9 @@ class Publisher:
         return float(self._timeout_s * 2**doublings + under_way / SLOWEST_LINE)
 
     def _names(self) -> str:
-        """Where the job in hand goes."""
-        goals = dict.fromkeys((each.exchange, each.key) for each in self._jobs[0].publications)
+        """Where the job in hand goes, as far as it isn't confirmed."""
+        job = self._jobs[0]
+        unsent = [job.publications[index] for index in job.unsent]
+        goals = dict.fromkeys((each.exchange, each.key) for each in unsent or job.publications)
         exchange, key = next(iter(goals))
         return f"for {key!r} at {exchange}" + (f", and {len(goals) - 1} more" if len(goals) > 1 else "")
-
-
-def check_names(publications: Sequence[Publication]) -> None:
-    """Whether AMQP has room for the names.
-
-    Raises:
-        RefusedError: one is too long.
-    """
-    for publication in publications:
-        part = publication.part
-        for text in (publication.exchange, publication.key, part.message_id, part.kind):
-            if len(text.encode()) > SHORT_TEXT_BYTES:
-                raise RefusedError(f"{text[:40]!r}… is too long: names have at most {SHORT_TEXT_BYTES} bytes")

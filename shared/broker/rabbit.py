@@ -25,9 +25,11 @@ from pika.adapters.utils.io_services_utils import _AsyncTransportBase  # type: i
 from shared.broker._address import each_host
 from shared.broker._amqp import Channel, Connection, Loop, why_not, words_of
 from shared.broker._errand import declaring, deleting, run
+from shared.broker._jobs import Job, check_names
 from shared.broker._link import Door, Link
+from shared.broker._mending import Mender
 from shared.broker._nodes import REPLY_TO, Census
-from shared.broker._publisher import Job, Publisher, check_names
+from shared.broker._publisher import Publisher
 from shared.broker._readers import Consumer, Follower, Reader
 from shared.broker.port import NEXT, Delivery, Lost, Publication, Sink, Subscription
 from shared.errors import ConfigError, UnconfirmedError, WarrenError
@@ -112,7 +114,8 @@ class RabbitBroker:
         self._timeout_s = confirm_timeout_s
         self._stop = stop
         self._link = self._new_link()
-        self._publisher = Publisher(self._link, self._send, confirm_timeout_s)
+        self._mender = Mender(self._link)
+        self._publisher = Publisher(self._link, self._send, confirm_timeout_s, self._mender)
         self._subscriptions: set[Subscription] = set()
         question = pika.BasicProperties(reply_to=REPLY_TO)
         self._census = Census(doors, lambda door: Link(IOLoop(), [door], NODE_PATIENCE_S, stop), question)
@@ -155,9 +158,9 @@ class RabbitBroker:
 
     def declare(self, exchanges: Iterable[Exchange], queues: Iterable[Queue]) -> None:
         made = tuple(queues)
-        for queue in made:
-            self._census.check(queue, self._off_thread())
+        self._census.check(made, self._off_thread())
         run(self._off_thread(), declaring(exchanges, made))
+        self._mender.remember(made)
 
     def delete(self, names: Iterable[str]) -> None:
         run(self._off_thread(), deleting(names))

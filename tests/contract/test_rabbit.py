@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pika
 import pytest
 
-from shared.broker import _publisher, rabbit
+from shared.broker import _jobs, _publisher, rabbit
 from shared.broker.port import FIRST, NEXT, Delivery, Part, Publication, new_id
 from shared.broker.rabbit import RabbitBroker
 from shared.errors import (
@@ -325,6 +325,37 @@ class TestConfirms:
         parts = _read(broker, topology.rounds_log, 3)
         assert [part.message_id for part in parts[1:]] == [sent.part.message_id] * 2
 
+    def test_that_never_come_are_waited_for_where_outages_are(
+        self, connect: Connect, broker: RabbitBroker, topology: Topology, detour: str, forwarder: Forwarder,
+        aside: Callable[..., Future[Any]],
+    ) -> None:  # fmt: skip
+        through = connect(detour, confirm_timeout_s=0.02, persist=True)
+        forwarder.drops = lambda direction, data: direction == "down" and CONFIRM in data
+        published = aside(through.publish, [_task(topology)])
+        assert len(_read(broker, topology.rounds_log, _publisher.TRIES + 1)) == _publisher.TRIES + 1
+        assert not published.done()
+        forwarder.drops = lambda _direction, _data: False
+        published.result(SOON_S)
+
+    def test_that_only_a_queue_does_not_give_make_it_anew(
+        self, connect: Connect, topology: Topology, detour: str, forwarder: Forwarder,
+        aside: Callable[..., Future[Any]], wait_for: Callable[..., Any], caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        caplog.set_level(logging.WARNING, "shared")
+        through = connect(detour, confirm_timeout_s=0.3, persist=True)
+        queues = [*topology.queues(), topology.site_queue(SITE)]
+        through.declare(topology.exchanges(), queues)
+        inbox: SimpleQueue[Delivery] = SimpleQueue()
+        through.publish([_order(topology, b"before")])
+        forwarder.drops = lambda direction, data: direction == "down" and CONFIRM in data
+        published = aside(through.publish, [_order(topology, b"after")])
+        wait_for(lambda: _lines(caplog, "making it anew"), SOON_S)
+        forwarder.drops = lambda _direction, _data: False
+        published.result(SOON_S)
+        through.consume(topology.assignments_of(SITE), inbox.put)
+        assert _take(inbox, 1)[0].body == b"after", "what it held is gone"
+        through.delete([*(queue.name for queue in queues), *(e.name for e in topology.exchanges())])
+
     def test_that_never_come_at_all_fail_the_publish(
         self, connect: Connect, broker: RabbitBroker, topology: Topology, detour: str, forwarder: Forwarder
     ) -> None:
@@ -347,7 +378,7 @@ class TestConfirms:
         aside: Callable[..., Future[Any]], wait_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         window = 1024 * KIB
-        monkeypatch.setattr(_publisher, "WINDOW_BYTES", window)
+        monkeypatch.setattr(_jobs, "WINDOW_BYTES", window)
         through = connect(detour)
         through.publish([_task(topology)])
         forwarder.drops = lambda direction, data: direction == "down" and CONFIRM in data
@@ -363,7 +394,7 @@ class TestConfirms:
 
     def test_more_than_a_window(self, broker: RabbitBroker, topology: Topology) -> None:
         sent = _large(topology, 17, 2560 * KIB)
-        assert sum(len(each.part.body) for each in sent) > _publisher.WINDOW_BYTES
+        assert sum(len(each.part.body) for each in sent) > _jobs.WINDOW_BYTES
         broker.publish(sent)
         assert [part.body for part in _read(broker, topology.rounds_log, 17)] == [
             each.part.body for each in sent
