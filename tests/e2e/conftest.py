@@ -96,10 +96,13 @@ class Federation:
         urls = [*self.urls, *(("--broker", broker_url) if broker_url else ())]
         return self.warren("coordinate", toml, "--out", self.out, *urls, *arguments)
 
-    def worker(self, site: dict, *more: str, broker_url: str = "") -> subprocess.Popen:
-        """Starts a worker of a site, as an engineer there would."""
+    def worker(
+        self, site: dict, *more: str, broker_url: str = "", clock_off_s: float = 0.0
+    ) -> subprocess.Popen:
+        """Starts a worker of a site, as an engineer there would; its machine's clock may be off."""
+        program = ("tests.e2e.clock", clock_off_s) if clock_off_s else ("worker",)
         return self._start(
-            "worker", "--federation", self.name, "--site", site["name"], "--data", site["data"],
+            *program, "--federation", self.name, "--site", site["name"], "--data", site["data"],
             "--trainer", site["trainer"], "--params", json.dumps(site["params"]),
             "--broker", broker_url or self.broker_url,
             *more,

@@ -253,3 +253,16 @@ def test_model_of_100_mb_with_four_workers(fed):
     # The trainer's own is one model: the weights that it returns.
     for worker in workers:
         assert peaks.anonymous[worker.pid] - MODEL_BYTES < 4 * MODEL_BYTES
+
+
+def test_clocks_that_are_an_hour_off_change_nothing(make_fed, federation, urls):
+    right = make_fed(federation, [])
+    finished(right, right.start(right.write([right.site(name, clients=2) for name in ("a", "b")])))
+    fed = make_fed(federation, urls)
+    sites = [fed.site(name, clients=2) for name in ("a", "b")]
+    coordinator = fed.coordinate(fed.write(sites, cohort={"absent_s": 20.0}))
+    for site, off_s in zip(sites, (3600.0, -3600.0), strict=True):
+        fed.worker(site, clock_off_s=off_s)
+    finished(fed, coordinator)
+    assert digests(fed) == digests(right)
+    assert all(line["accepted"] == 4 for line in fed.history()[1:])

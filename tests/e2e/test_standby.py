@@ -36,3 +36,23 @@ def test_standby_takes_over_from_a_leader_that_hangs(fed, make_fed, wait_for):
     assert "Traceback" not in old.stderr + new.stderr
     assert [line["digest"] for line in fed.history()] == [line["digest"] for line in calm.history()]
     assert [line["accepted"] for line in fed.history()[1:]] == [2] * 16
+
+
+@pytest.mark.timeout(300)
+def test_started_twice_at_once_and_once_more_afterwards(fed, make_fed, wait_for):
+    tables = {"federation": {"rounds": 4}}
+    calm = make_fed(fed.name, [])
+    assert calm.run(calm.write([calm.site(name) for name in ("a", "b")], **tables)).returncode == 0
+
+    toml = fed.write([fed.site(name, trainer="Slow", pause_s=0.2) for name in ("a", "b")], **tables)
+    runs = [fed.start(toml), fed.start(toml)]
+    wait_for(lambda: any("standing by" in fed.said(run) for run in runs), timeout_s=60, what="the second")
+    results = [fed.done(run) for run in runs]
+    results.append(fed.run(toml))
+    for result in results:
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+    assert ["finished already" in result.stderr for result in results].count(True) == 2
+    assert "finished already" in results[-1].stderr
+    assert [line["digest"] for line in fed.history()] == [line["digest"] for line in calm.history()]
+    assert [line["accepted"] for line in fed.history()[1:]] == [2] * 4
