@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tests.chaos.crew import Crew
-from tests.chaos.plan import Kill
+from tests.chaos.plan import TRAINED, Kill
 from tests.chaos.services import Phoenix
+from tests.chaos.setting import Setting
+from tests.chaos.tail import Tail
 
 #: RabbitMQ 3.10 may lose confirmed messages when it is killed about a second after it came back, and a queue
 #: that it is killed with in its first second: this many seconds it and its queues live before a kill.
@@ -21,15 +23,19 @@ class Monkey:
     """Carries out a plan, a look at a time. `done` counts the kills by kind."""
 
     def __init__(
-        self, plan: Sequence[Kill], crew: Crew, services: Mapping[str, Phoenix], rounds: int, clients: int
+        self, plan: Sequence[Kill], crew: Crew, tail: Tail, services: Mapping[str, Phoenix], setting: Setting
     ) -> None:
         self._plan = list(plan)
         self._crew = crew
+        self._tail = tail
         self._services = services
-        self._hurry_from = HURRY * rounds
-        self._clients = clients
+        self._hurry_from = HURRY * setting.rounds
+        self._size = setting.trainings // setting.rounds
         self._trained_before = 0
-        self._rounds_before: dict[Kill, int] = {}
+        self._opened = 0
+        self._full_at = 0
+        self._moments: Counter[str] = Counter()
+        self._moments_before: dict[Kill, int] = {}
         self._due_at: dict[Kill, float] = {}
         self._queues_since: float | None = None
         self.done: Counter[str] = Counter()
@@ -37,22 +43,33 @@ class Monkey:
     def look(self) -> None:
         """Kills what is due now."""
         trained, rounds = self._crew.trained(), self._crew.rounds()
-        # By then every site has a queue.
-        if self._queues_since is None and trained >= self._clients:
-            self._queues_since = time.monotonic()
+        self._note_moments(trained)
         while (kill := next(filter(self._possible, self._plan), None)) is not None:
-            if rounds < self._hurry_from and not self._has_come(kill, trained, rounds):
+            if rounds < self._hurry_from and not self._has_come(kill, trained):
                 return
             if time.monotonic() < self._due_at.setdefault(kill, time.monotonic() + kill.jitter_s):
                 return
             self._carry_out(kill)
             self._trained_before = trained
 
-    def _has_come(self, kill: Kill, trained: int, rounds: int) -> bool:
+    def _note_moments(self, trained: int) -> None:
+        """Counts what kills may be due upon."""
+        self._moments |= self._tail.seen
+        if self._tail.seen["round-opened"] > self._opened:
+            self._opened, self._full_at = self._tail.seen["round-opened"], trained + self._size
+        if 0 < self._full_at <= trained:
+            self._moments[TRAINED] += 1
+            self._full_at = 0
+        # By then every site has a queue.
+        if self._queues_since is None and trained >= self._size:
+            self._queues_since = time.monotonic()
+
+    def _has_come(self, kill: Kill, trained: int) -> bool:
         """Whether the federation is where the plan wants it for this kill."""
         if trained < self._trained_before + kill.gap:
             return False
-        return not kill.at_closing or rounds > self._rounds_before.setdefault(kill, rounds)
+        now = self._moments[kill.upon]
+        return not kill.upon or now > self._moments_before.setdefault(kill, now)
 
     def _possible(self, kill: Kill) -> bool:
         if kill.kind not in self._services:

@@ -14,8 +14,13 @@ MAX_RABBIT_KILLS = 15
 SPREAD = 0.6
 #: The share of kills that come right upon the one before.
 AT_ONCE = 0.2
-#: The share of the others that come right when a round has closed, or when a training has ended.
-SHARP = 0.5
+#: The share of the others that come right upon the end of a training, or another moment that matters: the
+#: journal says that a round closes, or that its orders go out; or all that a round waits for is trained.
+SHARP = 0.6
+TRAINED = "trained"
+UPON = ("round-closing", "round-opened", TRAINED, TRAINED)
+#: How long after that moment, at the most: what comes of it takes some milliseconds.
+MOMENT_S = 0.02
 #: The longest that the rest wait beyond that, and that a victim stays away, in seconds.
 JITTER_S = 0.3
 REST_S = 1.5
@@ -25,14 +30,14 @@ REST_S = 1.5
 class Kill:
     """One kill: of what kind of process, and when.
 
-    It is due `gap` trainings after the kill before, with `at_closing` when the next round closes after that,
-    and `jitter_s` later. The victim, which `pick` in [0, 1) chooses among those of its kind, is started again
-    after `rest_s`.
+    It is due `gap` trainings after the kill before, then at the next moment of the kind `upon`, if there is
+    one, and `jitter_s` later. The victim, which `pick` in [0, 1) chooses among those of its kind, is
+    started again after `rest_s`.
     """
 
     kind: str
     gap: int
-    at_closing: bool
+    upon: str
     jitter_s: float
     rest_s: float
     pick: float
@@ -55,7 +60,7 @@ def _kill(rng: random.Random, kind: str, mean: float) -> Kill:
     at_once = rng.random() < AT_ONCE
     sharp = at_once or rng.random() < SHARP
     gap = 0 if at_once else round(rng.uniform(0, 2 * mean))
-    at_closing = not at_once and kind != "worker" and rng.random() < SHARP
-    jitter_s = 0.0 if sharp else rng.uniform(0, JITTER_S)
+    upon = rng.choice(UPON) if not at_once and kind != "worker" and rng.random() < SHARP else ""
+    jitter_s = rng.uniform(0, MOMENT_S if upon else 0.0 if sharp else JITTER_S)
     rest_s = rng.choice([0.0, 0.0, rng.uniform(0, REST_S)])
-    return Kill(kind, gap, at_closing, jitter_s, rest_s, rng.random())
+    return Kill(kind, gap, upon, jitter_s, rest_s, rng.random())

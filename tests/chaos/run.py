@@ -18,11 +18,12 @@ from tests.chaos.logs import read
 from tests.chaos.monkey import Monkey
 from tests.chaos.plan import draw
 from tests.chaos.services import Phoenix
-from tests.chaos.setting import CLIENTS, SITES, Setting
+from tests.chaos.setting import Setting
+from tests.chaos.tail import Tail
 from tests.chaos.wire import listing
 
 #: How often it looks what there is to kill, and who is to be started again.
-LOOK_S = 0.005
+LOOK_S = 0.002
 
 
 @dataclass
@@ -49,8 +50,8 @@ def run(setting: Setting, services: Mapping[str, Phoenix], kills: int, seed: int
     made = Run(setting)
     plan = draw(seed, kills, setting.trainings, "rabbitmq" in services)
     began = time.monotonic()
-    with Crew(setting) as crew:
-        monkey = Monkey(plan, crew, services, setting.rounds, len(SITES) * CLIENTS)
+    with Crew(setting) as crew, Tail(setting.name, setting.broker) as tail:
+        monkey = Monkey(plan, crew, tail, services, setting)
         try:
             while not crew.tend():
                 if time.monotonic() - began > deadline_s:
@@ -58,7 +59,8 @@ def run(setting: Setting, services: Mapping[str, Phoenix], kills: int, seed: int
                 monkey.look()
                 if monkey.done.total() == kills:
                     setting.gate.touch()
-                time.sleep(LOOK_S)
+                tail.news.wait(LOOK_S)
+                tail.news.clear()
         except CrewFailed as error:
             made.wrong.append(str(error))
         made.seconds = time.monotonic() - began
