@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -85,19 +86,28 @@ def test_a_site_left_out_one_round_ahead_was_never_there(fed, make_fed):
 
 
 @pytest.mark.parametrize("urls", ["embedded"], indirect=True)
-def test_a_longer_deadline_counts_who_came_too_late(fed):
-    sites = [fed.site("a"), fed.site("b"), fed.site("late", trainer="Slow", pause_s=1.5)]
-    toml = fed.write(sites, federation={"rounds": 8}, cohort={"deadline_s": 0.5})
-    finished(fed.run(toml))
-    found = replayed(fed, "--set", "cohort.deadline_s=60")
+def test_a_longer_deadline_counts_who_came_too_late(fed, wait_for):
+    begun = fed.folder / "begun"
+    begun.mkdir()
+    late = fed.site("late", trainer="Gated", gate=str(fed.gate), notes=str(begun))
+    sites = [fed.site("a"), fed.site("b"), late]
+    running = fed.start(fed.write(sites, federation={"rounds": 5000}, cohort={"deadline_s": 0.5}))
+    wait_for(lambda: len(fed.history()) > 2, timeout_s=60, what="rounds without the late site")
+    fed.gate.touch()
+    # It begins its next training when its first answer is in the log.
+    wait_for(lambda: len(list(begun.iterdir())) > 1, timeout_s=60, what="the late site's answer")
+    running.send_signal(signal.SIGINT)
+    assert fed.done(running).returncode == 130
+
+    found = replayed(fed, "--set", "cohort.deadline_s=3600")
     first = found["versions"][0]
+    assert "late/0" not in first["clients"]
     assert first["replayed_clients"] == ["a/0", "b/0", "late/0"]
-    assert first["replayed_seconds"] > 1.4
+    assert first["replayed_seconds"] > first["seconds"]
     assert any("estimated" in note for note in found["notes"])
-    found = replayed(fed, "--set", "staleness.max=8")
-    assert any("late/0" in line["replayed_clients"] for line in found["versions"])
-    same = replayed(fed, "--set", "staleness.discount=constant")
-    assert same["same"]
+    found = replayed(fed, "--set", "staleness.max=9999")
+    assert "late/0" in {client for line in found["versions"] for client in line["replayed_clients"]}
+    assert replayed(fed, "--set", "staleness.discount=constant")["same"]
     refused = fed.ask("replay", "--set", "training.epochs=2")
     assert refused.returncode == 2
     assert "training.epochs can't be replayed" in refused.stderr
