@@ -69,15 +69,17 @@ def main() -> int:
 
 
 def one(bench: Bench, name: str) -> Section:
-    """A section, measured; one that says why if it can't be."""
+    """A section, measured as far as it goes."""
     module, limit_s = SECTIONS[name]
+    section = Section(name, module.TITLE, notes=list(module.NOTES))
     began = time.monotonic()
     try:
         with within(limit_s * (QUICK if bench.quick else 1), name):
-            section: Section = module.measure(bench)
+            module.measure(bench, section)
     except Exception as error:  # noqa: BLE001 - whatever fails is told, and the other sections go on
         traceback.print_exc()
-        section = Section(name, name.capitalize(), notes=[f"**Failed: {error}**"], failed=True)
+        section.notes.append(f"**Cut short: {error}**")
+        section.failed = True
     say(f"{name}: took {time.monotonic() - began:.0f} s")
     return section
 

@@ -21,6 +21,7 @@ SHAPE = Shape(1, 1_000)
 STARTS = {True: 2, False: 7}
 HELPS = {True: 3, False: 10}
 WARREN = Path(sys.executable).with_name("warren")
+TITLE = "Beginning"
 NOTES = [
     "From the start of the process to the moment when the first assignment is confirmed by the broker (the "
     "order for the initial weights), for a new federation of one client: `warren coordinate` with a worker "
@@ -29,8 +30,7 @@ NOTES = [
 ]
 
 
-def measure(bench: Bench) -> Section:
-    section = Section("beginning", "Beginning", notes=list(NOTES))
+def measure(bench: Bench, section: Section) -> None:
     table = Table("Seconds: median (10th to 90th percentile)", ["what", "times", "seconds"])
     starts: dict[str, Callable[[], float]] = {}
     for broker in bench.brokers:
@@ -48,7 +48,6 @@ def measure(bench: Bench) -> Section:
         table.rows.append([name, str(len(seconds)), spread(seconds).text()])
         section.figures[f"{name} s"] = spread(seconds).median
     section.tables.append(table)
-    return section
 
 
 def run(bench: Bench, broker: str) -> float:

@@ -21,6 +21,7 @@ from tests.benchmarks.machine import in_turn
 from tests.benchmarks.report import Section, Table
 
 SIZES = (4_000, 4_000_000, 100_000_000)
+TITLE = "Codec"
 NOTES = [
     "*encode* makes a round task's parts, *decode* puts them together and gives its arrays; the bytes are "
     "the payload's, once. Both take a CRC-32 of each part, which is shown beside them, with a copy of the "
@@ -30,8 +31,7 @@ NOTES = [
 ]
 
 
-def measure(bench: Bench) -> Section:
-    section = Section("codec", "Codec", notes=list(NOTES))
+def measure(bench: Bench, section: Section) -> None:
     speeds = Table("GB/s: median (10th to 90th)", ["what", *(f"{size:,} B" for size in SIZES)])
     copies = Table("Copies", ["what", *(f"{size:,} B" for size in SIZES)])
     columns = []
@@ -45,7 +45,6 @@ def measure(bench: Bench) -> Section:
     section.tables = [speeds, copies]
     for size, (fast, _) in zip(SIZES, columns, strict=True):
         section.figures |= {f"{name} {size} GB/s": spread(each).median / 1e9 for name, each in fast.items()}
-    return section
 
 
 def speeds_of(size: int, quick: bool) -> dict[str, list[float]]:

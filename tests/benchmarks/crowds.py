@@ -21,6 +21,7 @@ QUICK = ((Shape(200, 1_000), 3), (Shape(2_000, 1_000, asked=50), 3))
 #: Commands that the product sends; others are what its scripts call, or this benchmark's own.
 SENT = ("evalsha", "eval", "script|load")
 OURS = ("info", "hello", "client|setinfo", "client|setname", "ping", "select")
+TITLE = "Crowds"
 NOTES = [
     f"{WORKERS} workers of two sites. Redis counts commands itself (INFO commandstats): *round trips* are "
     "scripts sent, with the lease's; *operations* are what the scripts did there. Where fewer are asked than "
@@ -42,8 +43,7 @@ class Trips:
         return cls(sent, sum(count for name, count in calls.items() if name not in (*SENT, *OURS)))
 
 
-def measure(bench: Bench) -> Section:
-    section = Section("crowds", "Crowds", notes=list(NOTES))
+def measure(bench: Bench, section: Section) -> None:
     heads = ["clients × parameters", "asked", "broker", "rounds", "round s", "updates/s"]
     heads += ["round trips an update", "operations an update", "select ms"]
     table = Table("Rounds: median (10th to 90th percentile)", heads)
@@ -52,7 +52,6 @@ def measure(bench: Bench) -> Section:
         for broker in (RABBIT, EMBEDDED):
             bench.say(f"crowds: {shape.text()}, {shape.cohort} asked, {broker}")
             table.rows.append(one(bench, section, shape, broker, rounds))
-    return section
 
 
 def one(bench: Bench, section: Section, shape: Shape, broker: str, rounds: int) -> list[str]:

@@ -24,6 +24,7 @@ UPDATES = 10
 THREADS = (1, 2)
 #: Far more than any cache holds.
 LANE_BYTES = 200_000_000
+TITLE = "Fold"
 NOTES = [
     f"{UPDATES} updates in memory, FedAvg. The fold's bytes are those of the updates and the base that it "
     "reads and of the model that it writes, each once, whatever it does in caches; so are those of the plain "
@@ -74,8 +75,7 @@ class Case:
         return self.moved
 
 
-def measure(bench: Bench) -> Section:
-    section = Section("fold", "Fold", notes=list(NOTES))
+def measure(bench: Bench, section: Section) -> None:
     heads = ["what", "threads", "runs", "GB/s", "of copy on as many threads"]
     times = 5 if bench.quick else 9
     for dtype in ("float32", "float64"):
@@ -90,7 +90,6 @@ def measure(bench: Bench) -> Section:
             section.figures[f"{dtype} {what} {threads} GB/s"] = spread(values).median / 1e9
             section.figures[f"{dtype} {what} {threads} %"] = 100 * share
         section.tables.append(table)
-    return section
 
 
 def speeds_of(case: Case, times: int) -> dict[tuple[str, int], list[float]]:

@@ -16,6 +16,7 @@ CLIENTS = {True: (10, 100), False: (10, 30, 100, 300, 1_000)}
 PARAMETERS = {True: (1_000, 1_000_000), False: (1_000, 10_000, 100_000, 1_000_000, 10_000_000)}
 FEW, SMALL = 4, 1_000
 REPEATED = 5
+TITLE = "Growth"
 NOTES = [
     "value = c · size^e, fitted by least squares on logarithms; e = 0: it doesn't grow, 1: it grows in "
     "proportion. *all* is over all sizes, *last* between the two largest: a small federation's round is "
@@ -25,15 +26,13 @@ NOTES = [
 ]
 
 
-def measure(bench: Bench) -> Section:
-    section = Section("growth", "Growth", notes=list(NOTES))
+def measure(bench: Bench, section: Section) -> None:
     section.tables.append(by_rounds(bench, section))
     for what, sizes, shape in (
         ("clients", CLIENTS[bench.quick], lambda size: Shape(size, SMALL)),
         ("parameters", PARAMETERS[bench.quick], lambda size: Shape(FEW, size)),
     ):
         section.tables.append(by_size(bench, section, what, sizes, shape))
-    return section
 
 
 def by_rounds(bench: Bench, section: Section) -> Table:

@@ -18,6 +18,7 @@ SECONDS = {True: 10.0, False: 20.0}
 #: Processes that used less than this in a second, all together, have settled.
 SETTLED_S = 0.2
 SETTLE_TIMEOUT_S = 60.0
+TITLE = "Idle"
 NOTES = [
     f"A federation that waits for one client more than there are: the coordinator (`warren run`, which also "
     f"looks after its workers) and {WORKERS} workers of a site each, on both brokers at the same time. "
@@ -25,8 +26,7 @@ NOTES = [
 ]
 
 
-def measure(bench: Bench) -> Section:
-    section = Section("idle", "Idle", notes=list(NOTES))
+def measure(bench: Bench, section: Section) -> None:
     seconds = SECONDS[bench.quick]
     bench.say(f"idle: {seconds:g} s")
     with ExitStack() as stack:
@@ -51,7 +51,6 @@ def measure(bench: Bench) -> Section:
         section.figures |= {f"{broker} coordinator %": 100 * own, f"{broker} worker %": 100 * mean}
         section.figures[f"{broker} most %"] = 100 * max(own, *workers)
     section.tables.append(table)
-    return section
 
 
 def all_here(said: Path) -> bool:

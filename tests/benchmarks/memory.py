@@ -10,6 +10,7 @@ from tests.benchmarks.report import Section, Table
 
 MODEL_BYTES = 100_000_000
 CLIENTS = (2, 10, 100)
+TITLE = "Memory"
 NOTES = [
     "A 100 MB model (25 million float32). Peaks of RssAnon in /proc, sampled every 20 ms from the start to "
     "the end of the second round; memory maps of files are not in it, since the kernel may drop them at any "
@@ -17,8 +18,7 @@ NOTES = [
 ]
 
 
-def measure(bench: Bench) -> Section:
-    section = Section("memory", "Memory", notes=list(NOTES))
+def measure(bench: Bench, section: Section) -> None:
     heads = ["clients", "broker", "coordinator MB", "in models beyond 100 MB", "largest worker MB", "round s"]
     table = Table("Peaks of anonymous memory", heads)
     section.tables.append(table)
@@ -32,7 +32,6 @@ def measure(bench: Bench) -> Section:
                 break
             bench.say(f"memory: {clients} clients, {broker}")
             table.rows.append(one(bench, section, shape, broker))
-    return section
 
 
 def one(bench: Bench, section: Section, shape: Shape, broker: str) -> list[str]:

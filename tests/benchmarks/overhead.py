@@ -24,8 +24,11 @@ PARAMETERS = (1_000, 1_000_000, 25_000_000)
 TURNS = {1_000: (5, 12), 1_000_000: (2, 8), 25_000_000: (1, 6)}
 #: A shape's turns end after so many seconds, but not before the second one.
 BUDGET_S = 30.0
+#: No shape is begun after so many seconds.
+SECTION_BUDGET_S = 480.0
 #: How many models a process may hold at one time.
 HELD = 3
+TITLE = "Overhead: rounds without training"
 NOTES = [
     "Clients return an array of the model's shape; the time is a whole round at the coordinator, from one "
     "`round-closed` to the next. Up to ten clients are a site and a worker process each; fifty are those of "
@@ -58,13 +61,14 @@ class Floor:
         return [self.lead.hear("round", self.shape.patience_s)["seconds"] for _ in range(rounds)]
 
 
-def measure(bench: Bench) -> Section:
-    section = Section("overhead", "Overhead: rounds without training", notes=list(NOTES))
+def measure(bench: Bench, section: Section) -> None:
     heads = ["clients × parameters", "rounds", RABBIT, PIKA, SOCKET, "× a", "× b", EMBEDDED]
     table = Table("Milliseconds a round: median (10th to 90th percentile)", heads)
     section.tables.append(table)
+    began = time.monotonic()
     for shape in shapes(bench.quick):
-        missing = short_of(bench, shape)
+        late = time.monotonic() - began > SECTION_BUDGET_S
+        missing = "time" if late else short_of(bench, shape)
         if missing:
             section.notes.append(f"Left out: {shape.text()}, for want of {missing}.")
             continue
@@ -72,7 +76,6 @@ def measure(bench: Bench) -> Section:
         series = rounds_in_turn(bench, shape)
         table.rows.append(row(shape, series))
         section.figures |= figures(shape, series)
-    return section
 
 
 def shapes(quick: bool) -> list[Shape]:

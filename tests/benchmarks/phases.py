@@ -17,6 +17,7 @@ PHASES = (
 WORK = ("fetch", "train", "pack", "upload")
 #: Clients, parameters, rounds; the first is all that a quick run does.
 CASES = ((10, 1_000, 40), (10, 1_000_000, 12), (10, 25_000_000, 5))
+TITLE = "Phases of a round"
 NOTES = [
     "Functions of the coordinator and of the workers are wrapped from outside, in this benchmark's own "
     "processes; the product has no clocks in it. At the coordinator each moment of its one thread belongs to "
@@ -30,8 +31,7 @@ NOTES = [
 ]
 
 
-def measure(bench: Bench) -> Section:
-    section = Section("phases", "Phases of a round", notes=list(NOTES))
+def measure(bench: Bench, section: Section) -> None:
     cases = CASES[:1] if bench.quick else CASES
     seen: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
     for clients, parameters, rounds in cases:
@@ -44,7 +44,6 @@ def measure(bench: Bench) -> Section:
                 seen[f"{shape.text()}, {broker}"] = federation.rounds, phases_noted(federation.notes, first)
     section.tables = [at_coordinator(seen), at_workers(seen)]
     section.figures = {name: {"rounds": rounds, "updates": notes} for name, (rounds, notes) in seen.items()}
-    return section
 
 
 def at_coordinator(seen: Mapping[str, Sequence[Any]]) -> Table:
