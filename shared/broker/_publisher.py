@@ -216,25 +216,24 @@ class Publisher:
         patience_s = self._patience()
         left = self._moved + patience_s - time.monotonic()
         connection = self._connection
-        if self._blocked or left > 0 or not self._jobs:
-            self._watch(max(left, self._timeout_s if self._blocked else 0.0))
+        waits = self._blocked or self._mending
+        if waits or left > 0 or not self._jobs:
+            self._watch(max(left, self._timeout_s if waits else 0.0))
         elif connection is not None:
             self._retry(f"the broker has confirmed nothing for {patience_s:.3g} s")
             self._mend()
             connection.abort("no confirm came in time")
 
     def _mend(self) -> None:
-        """If only queues that can be made anew give no confirm, they are, before more is sent."""
-        job = self._jobs[0] if self._jobs else None
-        if job is None or (len(job.unsent) == len(job.publications) and job.tries < 2):
-            return
-        done = self._mender.mend([job.publications[index] for index in job.unsent])
-        if done is not None:
-            self._mending = True
-            done.add_done_callback(lambda _: self._mended())
+        """It may be for a lost queue that no confirm comes: that is looked into before more is sent."""
+        if self._jobs:
+            job = self._jobs[0]
+            stuck = [job.publications[index] for index in job.unsent]
+            self._mending = self._mender.mend(stuck, self._mended)
 
     def _mended(self) -> None:
         self._mending = False
+        self._moved = time.monotonic()
         self._open()
 
     def _patience(self) -> float:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pika
 import pytest
 
-from shared.broker import _jobs, _publisher, rabbit
+from shared.broker import _jobs, _mending, _publisher, rabbit
 from shared.broker.port import FIRST, NEXT, Delivery, Part, Publication, new_id
 from shared.broker.rabbit import RabbitBroker
 from shared.errors import (
@@ -38,6 +38,8 @@ QUIET_S = 0.3
 KIB = 1024
 #: Class and method of a confirm, in its frame.
 CONFIRM = b"\x00\x3c\x00\x50"
+#: And of the answer to a consume.
+CONSUMING = b"\x00\x3c\x00\x15"
 
 Connect = Callable[..., RabbitBroker]
 
@@ -337,17 +339,21 @@ class TestConfirms:
         forwarder.drops = lambda _direction, _data: False
         published.result(SOON_S)
 
-    def test_that_only_a_queue_does_not_give_make_it_anew(
+    def test_of_a_queue_that_gives_no_answer_either_make_it_anew(
         self, connect: Connect, topology: Topology, detour: str, forwarder: Forwarder,
         aside: Callable[..., Future[Any]], wait_for: Callable[..., Any], caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         caplog.set_level(logging.WARNING, "shared")
+        monkeypatch.setattr(_mending, "PROBE_S", 0.3)
         through = connect(detour, confirm_timeout_s=0.3, persist=True)
         queues = [*topology.queues(), topology.site_queue(SITE)]
         through.declare(topology.exchanges(), queues)
         inbox: SimpleQueue[Delivery] = SimpleQueue()
         through.publish([_order(topology, b"before")])
-        forwarder.drops = lambda direction, data: direction == "down" and CONFIRM in data
+        forwarder.drops = lambda direction, data: (
+            direction == "down" and (CONFIRM in data or CONSUMING in data)
+        )
         published = aside(through.publish, [_order(topology, b"after")])
         wait_for(lambda: _lines(caplog, "making it anew"), SOON_S)
         forwarder.drops = lambda _direction, _data: False
