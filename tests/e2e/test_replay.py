@@ -96,6 +96,8 @@ def test_a_longer_deadline_counts_who_came_too_late(fed, wait_for):
     fed.gate.touch()
     # It begins its next training when its first answer is in the log.
     wait_for(lambda: len(list(begun.iterdir())) > 1, timeout_s=60, what="the late site's answer")
+    closed = len(fed.history())
+    wait_for(lambda: len(fed.history()) > closed + 1, timeout_s=60, what="a round behind it")
     running.send_signal(signal.SIGINT)
     assert fed.done(running).returncode == 130
 
