@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench chaos clean
+.PHONY: demo test lint bench chaos simulate clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python deploy/demo.py
@@ -16,13 +16,18 @@ test: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
 
+# make bench BENCH="--quick"; "--help" tells what else.
 bench: $(VENV)/.dev
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python tests/services.py --install
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 # make chaos CHAOS="--seed 2 --broker docker --mode buffered"; "--help" tells what else.
 chaos: $(VENV)/.dev
 	$(BIN)/python tests/services.py --install
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+simulate: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation $(SIMULATE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-run

@@ -1,0 +1,81 @@
+"""One process is killed or frozen at one place after another, through a whole federation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+
+from coordinator.config import Config
+from shared.errors import LeadershipLost
+from tests.simulation.process import Process
+from tests.simulation.scenario import Scenario, Site
+from tests.simulation.strike import Run, Strike, at_command, at_port_of, freezing, run
+
+#: Much more than it takes, also where other things run.
+pytestmark = pytest.mark.timeout(900)
+
+#: Long enough for a standby to take over, and to bring the federation to its end.
+TAKEN_OVER_S, FINISHED_S = 12.0, 90.0
+
+
+def scenario(mode: str, coordinators: int) -> Scenario:
+    """A small federation whose deadlines are no hurry: all that is lost has to be found again."""
+    config = {
+        "federation": {"name": "simulated", "rounds": 2, "seed": 7, "mode": mode},
+        "cohort": {"min_clients": 3, "deadline_s": 300.0, "absent_s": 300.0},
+        "buffered": {"concurrency": 3, "buffer": 2},
+        "staleness": {"max": 1},
+        "server": {"optimizer": "fedadam", "learning_rate": 0.5},
+    }
+    sites = (Site("a", 1), Site("b", 2, workers=2))
+    return Scenario(Config.model_validate(config), sites, coordinators)
+
+
+def each_place(
+    given: Scenario, is_meant: Callable[[Process, str], bool], how: Callable[[Process], None]
+) -> Iterator[Run]:
+    """A run for each place that the first victim would pass, after one in which nothing happens."""
+    undisturbed = run(given, Strike(is_meant))
+    assert undisturbed.findings.wrong == []
+    for number in count():
+        struck = run(given, Strike(is_meant, how, number))
+        if number >= len(struck.strike.places):
+            assert number >= len(undisturbed.strike.places)
+            return
+        assert struck.findings.wrong == [], f"struck at place {number}: {struck.strike.places[-1]}"
+        if given.config.federation.mode == "rounds":
+            assert struck.findings.digest == undisturbed.findings.digest
+        yield struck
+
+
+@pytest.mark.parametrize("mode", ["rounds", "buffered"])
+def test_coordinator_killed_before_and_after_each_command(mode):
+    runs = list(each_place(scenario(mode, 1), at_command, Process.die_here))
+    assert {"before Append", "after Append", "after Issue", "after Fold", "after Admit", "after Finish"} <= {
+        each.strike.places[-1] for each in runs
+    }
+    assert all(each.findings.leaders == 2 for each in runs)
+
+
+@pytest.mark.parametrize("mode", ["rounds", "buffered"])
+def test_coordinator_killed_at_each_use_of_a_port(mode):
+    runs = list(each_place(scenario(mode, 2), at_port_of("coordinator"), Process.die_here))
+    assert len(runs) > 60
+
+
+@pytest.mark.parametrize("mode", ["rounds", "buffered"])
+@pytest.mark.parametrize("seconds", [TAKEN_OVER_S, FINISHED_S])
+def test_coordinator_frozen_at_each_command_while_a_standby_takes_over(mode, seconds):
+    for each in each_place(scenario(mode, 2), at_command, freezing(seconds)):
+        end = each.ends[each.strike.victim]
+        if each.findings.finished_by == each.strike.victim:
+            assert end == 0
+        else:
+            assert isinstance(end, LeadershipLost), f"frozen at {each.strike.places[-1]}: {end!r}"
+
+
+def test_worker_killed_at_each_use_of_a_port():
+    runs = list(each_place(scenario("rounds", 1), at_port_of("b-"), Process.die_here))
+    assert {"publish update", "published update"} <= {each.strike.places[-1] for each in runs}

@@ -1,0 +1,113 @@
+"""Somebody who may publish results and presence, and publishes what no honest worker would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from shared import codec
+from shared.broker.port import FIRST, Delivery, Part, Publication, new_id
+from shared.errors import BrokerError, MessageError
+from shared.messages import Update
+from tests.simulation.broker import SimBroker
+from tests.simulation.process import Process
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+#: How much of what it reads makes it publish something.
+SHARE = 0.3
+
+
+class Vandal:
+    """Reads the results log, and publishes what it read once more: whole, in part, or changed."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rng = Random(world.rng.random())
+        self._login = self._rng.choice(world.scenario.sites).name
+        self._process = Process(world.scheduler, "vandal")
+        self._broker = SimBroker(
+            world.server, self._process, self._login, self._rng, world.lags, atomic=world.scenario.atomic
+        )
+
+    def begin(self) -> None:
+        self._process.start(self._run, "main")
+
+    def _run(self) -> None:
+        inbox = self._process.inbox()
+        self._broker.follow(self._world.topology.results_log, FIRST, inbox.put)
+        while not self._world.faults.is_calm:
+            delivery: Delivery = inbox.get()
+            delivery.ack()
+            if delivery.part.user_id and self._rng.random() < SHARE:
+                self._publish(self._rng.choice(TRICKS)(delivery.part, self._rng))
+
+    def _publish(self, part: Part) -> None:
+        topology = self._world.topology
+        exchange = self._rng.choice((topology.results, topology.results, topology.presence))
+        try:
+            self._broker.publish([Publication(exchange, self._login, part)])
+        except BrokerError:
+            return
+
+
+def _again(part: Part, _rng: Random) -> Part:
+    return part
+
+
+def _as_new(part: Part, _rng: Random) -> Part:
+    return replace(part, message_id=new_id())
+
+
+def _garbage(part: Part, rng: Random) -> Part:
+    return Part.single(part.kind, rng.randbytes(rng.randint(0, 200)))
+
+
+def _bent(part: Part, rng: Random) -> Part:
+    """The same with a byte changed, and a checksum that fits."""
+    body = bytearray(part.body)
+    if body:
+        body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
+    return replace(part, message_id=new_id(), body=bytes(body))
+
+
+def _begun(part: Part, rng: Random) -> Part:
+    """The begin of a message whose rest never comes."""
+    return replace(part, message_id=new_id(), parts=part.parts + 1, nbytes=part.nbytes + rng.randint(1, 500))
+
+
+def _claiming(change: Callable[[dict[str, Any], Random], None]) -> Callable[[Part, Random], Part]:
+    """The same update, whose header says something else."""
+
+    def trick(part: Part, rng: Random) -> Part:
+        try:
+            header, payload = codec.decode(part.body)
+        except MessageError:
+            return part
+        if part.parts > 1 or header.get("kind") != Update.KIND:
+            return _as_new(part, rng)
+        change(header, rng)
+        return codec.split(part.kind, header, payload)[0]
+
+    return trick
+
+
+def _other_client(header: dict[str, Any], rng: Random) -> None:
+    header["client"] = rng.choice(("a/0", "b/0", "z/9"))
+
+
+def _other_turn(header: dict[str, Any], rng: Random) -> None:
+    header["turn"] += rng.randint(1, 3)
+
+
+def _failure(header: dict[str, Any], rng: Random) -> None:
+    header["error"] = "the dog ate it"
+
+
+TRICKS = (
+    _again, _as_new, _garbage, _bent, _begun,
+    _claiming(_other_client), _claiming(_other_turn), _claiming(_failure),
+)  # fmt: skip
