@@ -10,7 +10,7 @@ from tests.chaos.run import run, verify
 from tests.chaos.services import serving
 from tests.chaos.setting import Setting
 
-ROUNDS = 10
+ROUNDS = 8
 KILLS = 12
 #: Far more than it takes; a federation that is not done by then hangs.
 DEADLINE_S = 300.0
@@ -27,7 +27,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("broker", "pause_s"), [("embedded", 0.3), ("rabbit", 0.6)])
+@pytest.mark.parametrize(("broker", "pause_s"), [("embedded", 0.2), ("rabbit", 0.5)])
 def test_every_update_is_counted_once_whatever_is_killed(broker, pause_s, undisturbed, tmp_path):
     with serving(broker, tmp_path) as services:
         setting = replace(
