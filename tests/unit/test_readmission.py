@@ -169,6 +169,7 @@ def test_an_earlier_round_s_update_may_be_let_in_while_it_is_fresh_enough(world)
     assert (first.client, first.id) in rows(made)
     # Nobody lets it in a second time, now that it was counted; nor what is too old.
     made.crash()
+    assert not made.state.accepted
     assert "already" in made.appeal(refused, refusal="")
     for order in orders(made)[:2]:
         made.answer(order)
@@ -222,3 +223,21 @@ def test_nothing_is_let_in_while_no_round_is_open(world):
         made.answer(order)
     assert made.state.phase is Phase.GATHERING
     assert made.appeal(refused, refusal="") == "no round is open now"
+
+
+def test_what_a_fresher_update_stood_in_for_stays_settled_after_a_crash(world):
+    made = start(world, Rules(min_clients=3, rounds=4, target=2, minimum=2, max_staleness=2, absent_s=1e6))
+    first, second, third = orders(made)
+    made.answer(first, **HUGE)
+    refused = made.results[-1]
+    made.answer(second)
+    made.answer(third)
+    assert made.appeal(refused, refusal="") == ""
+    fresh = next(order for order in orders(made) if order.client == first.client)
+    made.answer(fresh)
+    made.answer(next(order for order in orders(made) if order.client != first.client))
+    assert (first.client, fresh.id) in rows(made)
+    assert made.closings()[-1].data["counts"]["late"] == 1
+    made.crash()
+    assert made.state.round == 3
+    assert "already" in made.appeal(refused, refusal="")
