@@ -28,7 +28,7 @@ def examine(broker: Broker, topology: Topology) -> tuple[Ledger, list[str]]:
         VerificationFailed: so much is wrong that there is no ledger.
     """
     if isinstance(broker, Checked) and (damage := broker.damage()):
-        raise VerificationFailed(f"the database that holds the logs is damaged: {damage[0]}")
+        raise VerificationFailed(f"the folder that holds the logs is damaged: {damage[0]}")
     unreadable, begun = _survey(broker, topology)
     try:
         made = ledger.read(broker, topology)

@@ -77,6 +77,19 @@ class Segments:
             raise OSError(f"segment {segment} ends within a message, at byte {position + len(body)}")
         return body
 
+    def damage(self) -> list[str]:
+        """The files that lack bytes which rows name."""
+        found = []
+        rows = "SELECT segment, max(position + size) FROM parts WHERE segment IS NOT NULL GROUP BY segment"
+        for name, end in self._database.read(rows):
+            path = self._folder / name
+            size = path.stat().st_size if path.exists() else 0
+            # Rows may have been dropped meanwhile, and then their file.
+            lacking = "SELECT 1 FROM parts WHERE segment = ? AND position + size > ? LIMIT 1"
+            if size < end and self._database.read(lacking, (name, size)):
+                found.append(f"segment {name} has {size} bytes of {end}")
+        return found
+
     def sweep(self) -> None:
         """Removes the files that no row names, except those that other processes are writing to."""
         with self._mutex, self._database.locked():

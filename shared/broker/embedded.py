@@ -108,10 +108,11 @@ class EmbeddedBroker:
         return _retention.held(self._database, log)
 
     def damage(self) -> list[str]:
-        """What is wrong with the database; bodies have checksums of their own."""
+        """What is wrong with the database, or lacking of its segments; bodies have checksums of their own."""
         found = [text for (text,) in self._database.read("PRAGMA integrity_check(5)") if text != "ok"]
         queues = self._database.read("SELECT name FROM queues WHERE NOT json_valid(arguments)")
-        return [*found, *(f"the arguments of queue {name} can't be read" for (name,) in queues)]
+        found += [f"the arguments of queue {name} can't be read" for (name,) in queues]
+        return found + self._segments.damage()
 
     def close(self) -> None:
         with self._mutex:

@@ -116,6 +116,18 @@ class TestFolder:
         with pytest.raises(ConfigError, match="upgrade"):
             connect(folder, "x")
 
+    def test_damage_to_the_folder_is_told(self, broker: EmbeddedBroker, folder: Path) -> None:
+        broker.publish([_event(b"small"), _event(b"large" * LARGE)])
+        assert broker.damage() == []
+        (name,) = _segments(folder)
+        size = (folder / "segments" / name).stat().st_size
+        os.truncate(folder / "segments" / name, 7)
+        assert broker.damage() == [f"segment {name} has 7 bytes of {size}"]
+        with sqlite3.connect(folder / "broker.db") as changed:
+            changed.execute("UPDATE queues SET arguments = '{' WHERE name = ?", (TOPOLOGY.rounds_log,))
+        changed.close()
+        assert f"the arguments of queue {TOPOLOGY.rounds_log} can't be read" in broker.damage()
+
     def test_what_is_no_database_is_refused(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "broker.db").write_text("a poem, of more than a hundred characters " * 5)

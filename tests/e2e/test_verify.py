@@ -67,11 +67,17 @@ def test_a_run_verifies_and_its_log_and_models_can_be_had(fed):
     assert all((last[name] == left[name]).all() for name in left)
 
 
-def test_logs_that_were_trimmed_are_verified_as_far_as_they_go_back(fed):
+def test_logs_that_were_trimmed_are_verified_as_far_as_they_go_back(fed, wait_for):
     sites = [fed.wide_site(name, WIDE) for name in ("a", "b")]
     limits = {"log": {"max_bytes": "4.2MB", "max_age": "2h"}}
     rounds = 20
     finished(fed.run(fed.write(sites, federation={"rounds": rounds}, **limits, **ADAM)))
+
+    def trimmed():
+        kept = fed.status()["kept"]
+        return min(kept["rounds"]["oldest"], kept["results"]["oldest"]) > 1
+
+    wait_for(trimmed, timeout_s=60, what="retention")
     findings, summary = found(finished(fed.ask("verify", "--json")))
     results = [finding["result"] for finding in findings]
     # What is lost is lost from the begin on, and each log loses what it has too much.
@@ -79,8 +85,8 @@ def test_logs_that_were_trimmed_are_verified_as_far_as_they_go_back(fed):
     assert results == sorted(results, key=order.__getitem__)
     assert results[0] == "unverifiable"
     assert results[-1] == "verified"
-    kept = fed.status()["kept"]
-    assert min(summary["recorded"] + summary["verified"]) == kept["rounds"]["oldest"]
+    oldest = fed.status()["kept"]["rounds"]["oldest"]
+    assert min(summary["recorded"] + summary["verified"]) <= oldest
     assert all(findings[version]["lacks"] for version in summary["recorded"])
     lacks = {lack for finding in findings for lack in finding["lacks"]}
     assert {lack.rpartition(" ")[2] for lack in lacks} == {"trimmed"}
@@ -88,7 +94,7 @@ def test_logs_that_were_trimmed_are_verified_as_far_as_they_go_back(fed):
     text = finished(fed.ask("verify")).stdout
     assert re.match(r"versions 0 to \d+: can't be verified any more \(updates trimmed, ", text)
     early = finished(fed.ask("export", "--version", 1), code=2)
-    assert f"it holds versions {kept['rounds']['oldest']} to {rounds}" in early.stderr
+    assert f"it holds versions {oldest} to {rounds}" in early.stderr
 
 
 # --- bits flipped in an embedded broker's folder
@@ -197,6 +203,14 @@ def test_an_update_that_is_gone_from_the_middle_of_a_log_was_not_trimmed(copied)
     update.remove()
     result = finished(ask("verify"), code=5)
     assert f"the update of a/0 at offset {offsets['a/0']} is missing from the log" in result.stderr
+
+
+def test_a_segment_file_that_is_gone_is_told_at_once(copied):
+    folder, _, ask = copied("large")
+    for segment in (folder / "segments").iterdir():
+        segment.unlink()
+    result = finished(ask("verify"), code=5)
+    assert "the folder that holds the logs is damaged: segment" in result.stderr
 
 
 def test_a_version_whose_weights_never_got_into_the_log_is_made_again(copied, untouched):
