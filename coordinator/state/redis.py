@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ConstantBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from coordinator.state.port import SECTIONS, Changes, Snapshot
@@ -139,8 +139,10 @@ class RedisStore:
             yield
         except RedisError as error:
             reason = str(error).rstrip(".") or type(error).__name__
+            answered = isinstance(error, ResponseError)
+            advice = "see to its memory, disk and role" if answered else "start it, or mend the state URL"
             raise StateUnreachable(
-                f"Redis at {self._where} does not do its work ({reason}): start it, or mend the state URL"
+                f"Redis at {self._where} does not do its work ({reason}): {advice}"
             ) from error
 
 
