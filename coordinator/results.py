@@ -41,7 +41,11 @@ class Results:
         arrived = self._spool.take(part)
         if arrived is None:
             return None
-        return self._answer(arrived) if isinstance(arrived, Arrival) else intake.broken(arrived)
+        if not isinstance(arrived, Arrival):
+            return intake.broken(arrived)
+        if arrived.late:
+            return intake.claimed(arrived.update, arrived.first, *arrived.key)
+        return self._answer(arrived)
 
     def read_from(self, position: int) -> int:
         """The lowest offset that a recovering coordinator still needs, this one having read to `position`."""

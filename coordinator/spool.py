@@ -27,13 +27,16 @@ QUOTA_MESSAGES = 256
 QUOTA_PAYLOADS = 64
 #: What a decoded header takes in memory, by its length.
 HEADER_FACTOR = 8
+#: For so many versions an update that can only be late is awaited, to be told so.
+AWAITED_VERSIONS = 16
 
 
 @dataclass
 class Arrival:
     """A message on its way: `first` and `last` are offsets in the results log. Whole once `done`.
 
-    `head` is the SHA-256, in hex, of all that stands before the payload.
+    `head` is the SHA-256, in hex, of all that stands before the payload. Of one that is `late` no payload is
+    kept: its base was too old before it was whole.
     """
 
     key: Key
@@ -47,6 +50,7 @@ class Arrival:
     received: int = 0
     next_part: int = 1
     done: bool = False
+    late: bool = False
     inline: Buffer | None = None
     slot: Slot | None = None
     sha: Any = field(default_factory=hashlib.sha256)
@@ -58,7 +62,7 @@ class Arrival:
     @property
     def cost(self) -> int:
         """What it takes up while it is unfinished, in bytes."""
-        return self.nbytes + HEADER_FACTOR * self.header_bytes
+        return (0 if self.late else self.nbytes) + HEADER_FACTOR * self.header_bytes
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,8 @@ class Spool:
 
     def read_from(self, position: int) -> int:
         """The lowest offset that a recovering reader still needs, having read up to `position`."""
-        return min((arrival.first for arrival in self._unfinished.values()), default=position + 1)
+        needed = (arrival.first for arrival in self._unfinished.values() if not arrival.late)
+        return min(needed, default=position + 1)
 
     def payload(self, key: Key) -> Buffer | None:
         """A whole message's payload, or None if it isn't held. It is valid until the message is discarded."""
@@ -123,10 +128,15 @@ class Spool:
             self._drop(self._unfinished.pop(key))
 
     def forget_outside(self, oldest: int, newest: int) -> None:
-        """Drops unfinished updates on bases before `oldest`, which could only be late, or after `newest`."""
+        """Drops unfinished updates on bases after `newest`, and what is held of those before `oldest`."""
         for key, arrival in list(self._unfinished.items()):
-            if not oldest <= arrival.update.version <= newest:
+            version = arrival.update.version
+            if not oldest - AWAITED_VERSIONS <= version <= newest:
                 self._drop(self._unfinished.pop(key))
+            elif version < oldest:
+                self._drop(arrival)
+                arrival.slot = arrival.inline = None
+                arrival.late = True
 
     def close(self) -> None:
         self._unfinished.clear()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.spool import QUOTA_MESSAGES, QUOTA_PAYLOADS, Arrival, Broken, Spool
+from coordinator.spool import AWAITED_VERSIONS, QUOTA_MESSAGES, QUOTA_PAYLOADS, Arrival, Broken, Spool
 from shared import codec
 from shared.messages import Update
 
@@ -151,6 +151,25 @@ def test_unfinished_messages_are_bounded_by_number_and_by_their_headers(spool):
 def test_a_base_that_does_not_exist_yet_is_not_kept(spool):
     spool.take(log_of(message(BIG, version=2**62))[0])
     spool.forget_outside(0, 3)
+    assert not spool._unfinished
+
+
+def test_what_can_only_be_late_is_awaited_and_nothing_of_it_is_held(spool):
+    log = log_of(message(BIG, version=3))
+    for part in log[:50]:
+        spool.take(part)
+    spool.forget_outside(4, 5)
+    assert spool.read_from(log[49].offset) == log[49].offset + 1
+    assert next(iter(spool._unfinished.values())).cost < len(BIG)
+    (arrival,) = [taken for part in log[50:] if (taken := spool.take(part)) is not None]
+    assert arrival.late
+    assert spool.payload(arrival.key) is None
+
+
+def test_what_is_late_is_not_awaited_for_ever(spool):
+    spool.take(log_of(message(BIG, version=3))[0])
+    spool.forget_outside(4, 5)
+    spool.forget_outside(4 + AWAITED_VERSIONS, 5 + AWAITED_VERSIONS)
     assert not spool._unfinished
 
 
