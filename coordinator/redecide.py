@@ -17,10 +17,23 @@ from math import inf
 
 from coordinator.arrivals import Came
 from coordinator.facts import Answer, Closed, Entry, Order, Phase, State, apply
-from coordinator.moves import Answered, Append, Command, Died, Event, Finish, Fold, Folded, Issue, Seen, Tick
+from coordinator.moves import (
+    Answered,
+    Appealed,
+    Append,
+    Command,
+    Died,
+    Event,
+    Finish,
+    Fold,
+    Folded,
+    Issue,
+    Seen,
+    Tick,
+)
 from coordinator.rounds import next_wake, step
 from coordinator.story import Past, Story
-from coordinator.validation import judge
+from coordinator.validation import judge, unfit
 
 #: Deadlines in a row that may pass with nothing in between: what comes later is no time, but a claim.
 PATIENCE = 100
@@ -61,6 +74,12 @@ def recount(story: Story, answers: Iterable[Answer]) -> Redecided:
     rounds = [past for number, past in sorted(story.rounds.items()) if number >= story.first]
     rows: dict[int, list[Closed]] = {past.number: [] for past in rounds}
     ends = [past.decided for past in rounds]
+    for past in rounds:
+        open_ = replace(state, version=past.base, phase=Phase.OPEN)
+        for answer in map(_let_in, story.let_in.get(past.number, ())):
+            if answer.client in state.clients and not unfit(open_, answer):
+                state = state.answered(answer.id, "accepted")
+                rows[past.number].append(Closed.of(answer))
     for answer in answers:
         place = bisect_left(ends, answer.offset)
         if answer.offset <= story.state.decided or place == len(rounds) or answer.work != "train":
@@ -70,6 +89,10 @@ def recount(story: Story, answers: Iterable[Answer]) -> Redecided:
             state = state.answered(answer.id, "accepted")
             rows[past.number].append(Closed.of(answer))
     return Redecided(tuple(_as_counted(past, sorted(rows[past.number])) for past in rounds), ALL)
+
+
+def _let_in(entry: Entry) -> Answer:
+    return Answer(**entry.data["update"])
 
 
 def _as_counted(past: Past, rows: Sequence[Closed]) -> Decided:
@@ -178,12 +201,16 @@ class _Rerun:
             self._feed(Folded(self._now, past.digest))
 
     def _opened(self) -> None:
-        """Clients that came or went behind this round's opening do so again."""
+        """Clients that came or went behind this round's opening do so again; an operator asks again."""
         past = self._story.rounds.get(self._state.round)
         if past is None:
             return
         for entry in self._story.presence.get(past.number, ()):
             self._plan(self._state.opened_at + entry.at - past.opened_at, entry)
+        for entry in self._story.let_in.get(past.number, ()):
+            at = self._state.opened_at + entry.at - past.opened_at
+            said = (entry.data[name] for name in ("reason", "who", "login"))
+            self._plan(at, Appealed(at, entry.data["request"], _let_in(entry), *said))
 
     def _expect(self, order: Order) -> None:
         """What its client answered to the order, or the broker, comes as long behind it as it did."""

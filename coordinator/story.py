@@ -40,7 +40,8 @@ class Story:
 
     `state` is that, under the rules that were asked for; None if no round was opened there. `first` is that
     round's number. `presence` are the clients that came and went, by the round that was the last to open;
-    `deaths` are the orders that the broker gave up, with time and reason.
+    `deaths` are the orders that the broker gave up, with time and reason; `let_in` are the entries by which
+    an operator had refused updates counted, by the round that was open.
     """
 
     state: State | None = None
@@ -49,6 +50,7 @@ class Story:
     orders: dict[str, Order] = field(default_factory=dict)
     presence: dict[int, list[Entry]] = field(default_factory=dict)
     deaths: dict[str, tuple[float, str]] = field(default_factory=dict)
+    let_in: dict[int, list[Entry]] = field(default_factory=dict)
 
 
 def story_of(entries: Iterable[Entry], rules: Rules, version: int) -> Story:
@@ -69,6 +71,8 @@ def story_of(entries: Iterable[Entry], rules: Rules, version: int) -> Story:
             story.presence.setdefault(state.round, []).append(entry)
         elif entry.kind == "failed":
             story.deaths[entry.data["id"]] = entry.at, entry.data["reason"]
+        elif entry.kind == "readmitted" and not entry.data["refused"]:
+            story.let_in.setdefault(state.round, []).append(entry)
         elif entry.kind == "round-closed" and closing is not None:
             story.rounds[state.round] = _past(before, closing, entry)
             made = made or state.version == version

@@ -18,10 +18,11 @@ from coordinator.story import story_of, without
 RULES = Rules(rounds=4, minimum=2, deadline_s=10.0, min_clients=3, initial_from_site=False)
 
 
-def live(world, delay, sites="abc", later=(), crashes=lambda: False):
+def live(world, delay, sites="abc", later=(), crashes=lambda: False, then=lambda made: None):
     """A whole federation; `later` are sites that are seen, at a time. Returns the answers as they came.
 
     `delay`: what a client takes for an order, and what its answer is (None: it dies); or None, it is mute.
+    `then` is called with the world behind each answer.
     """
     due = []
     for site in sites:
@@ -55,6 +56,7 @@ def live(world, delay, sites="abc", later=(), crashes=lambda: False):
         else:
             world.answer(what, **changes)
             came.append(Came(world.results[-1], world.now - what.issued_at))
+            then(world)
     return came
 
 
@@ -233,6 +235,25 @@ def test_buffered_rounds_take_in_what_was_too_late(world):
     assert not any(client == "c/0" for rows in recorded(lived) for client, _ in rows)
     found = recount(story_of(lived.journal, replace(rules, max_staleness=9), 0), lived.results)
     assert "c/0" in {row.client for one in found.rounds for row in one.rows}
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+def test_what_an_operator_let_in_counts_again(world, buffered):
+    def let_in(made):
+        if made.results[-1].refusal:
+            made.appeal(made.results[-1], refusal="")
+
+    def delay(order):
+        return (2.0, {"refusal": "absurdly large"}) if order.client == "c/0" else 1.0
+
+    lived = world(replace(RULES, minimum=3, buffered=buffered, concurrency=3, buffer=3, deadline_s=60.0))
+    came = live(lived, delay, then=let_in)
+    assert all(("c/0", 0) in rows for rows in recorded(lived))
+    if buffered:
+        found = recount(story_of(lived.journal, lived.rules, 0), lived.results)
+        assert [sorted(row.client for row in one.rows) for one in found.rounds] == [["a/0", "b/0", "c/0"]] * 4
+    else:
+        assert anew(lived, came) == (recorded(lived), "these were all")
 
 
 # --- when answers came
