@@ -240,3 +240,19 @@ def test_the_desk_keeps_out_what_can_t_be_folded(broker, topology, desk):
     found = offsets(broker, topology, len(cases) + 1)
     for offset, reason in zip(found, [*(reason for _, _, reason in cases), "not whole"], strict=True):
         assert reason in desk(offset, decided=found[-1])
+
+
+def test_the_desk_waits_for_what_is_still_being_read(broker, topology, desk):
+    payload = payload_of(1e25)
+    head = codec.encode(update(topology, payload).to_header())
+    nbytes = len(head) + len(payload)
+    lay(
+        broker,
+        topology,
+        Part("m", "update", 0, 2, nbytes, zlib.crc32(head), head),
+        Part("m", "update", 1, 2, nbytes, zlib.crc32(payload), payload),
+    )
+    first, last = offsets(broker, topology, 2)
+    assert "not whole" in desk(first, decided=first)
+    assert desk(first, decided=last) == ""
+    assert "not its first" in desk(last, decided=last)
