@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rich.table import Table
 from tests.chaos.run import Run, run, verify
 from tests.chaos.services import BROKERS, Services, serving
 from tests.chaos.setting import MODES, OPTIMIZERS, Setting
+from tests.services import ServiceFailed, ServiceMissing
 
 
 def main() -> int:
@@ -97,4 +99,7 @@ def _column(made: Run) -> list[str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        sys.exit(main())
+    except (ServiceMissing, ServiceFailed) as error:
+        sys.exit(str(error))
