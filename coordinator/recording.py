@@ -21,7 +21,7 @@ from coordinator.optimizers import OptimizerState
 from coordinator.optimizers import make as make_optimizer
 from coordinator.shelf import Broken, Key, Message
 from coordinator.tapes import Damaged, NotRecorded, Snapshots, Tape, Trimmed
-from shared.broker.port import FIRST, Broker
+from shared.broker.port import FIRST, Broker, Part
 from shared.errors import MessageError
 from shared.messages import PROTOCOL, RoundTask, Update, order_id
 from shared.weights import Buffer, Layout, Weights
@@ -66,7 +66,7 @@ class Recording:
             place=attrgetter("checkpoint_from"), has_last=True,
         )  # fmt: skip
         self._results = tape(topology.results, results_at)
-        self._wanted = {_key(row) for row in rows}
+        self._wanted = {_key(row): row for row in rows}
         self._messages: dict[Key, Message] = {}
         self._broken: dict[Key, Broken] = {}
         self._round: Round | None = None
@@ -123,8 +123,6 @@ class Recording:
             raise Damaged(
                 f"{what} says that it is version {task.version} of {task.federation}'s run {task.run}"
             )
-        if task.epoch not in {leader.epoch for leader in self.ledger.leaders}:
-            raise Damaged(f"{what} says that it is of epoch {task.epoch}, which nobody led")
         return weights
 
     # --- updates
@@ -212,15 +210,27 @@ class Recording:
             part = self._results.next()
             if part is None:
                 return
-            if (part.user_id, part.message_id) not in self._wanted:
-                continue
-            taken = self._results.shelf.take(part)
-            if isinstance(taken, Broken):
-                self._broken[taken.key] = taken
-            elif taken is not None:
-                self._messages[taken.key] = taken
-            if taken is not None:
-                self._wanted.discard(taken.key)
+            row = self._wanted.get((part.user_id, part.message_id))
+            if row is not None:
+                self._take(row, part)
+
+    def _take(self, row: Closed, part: Part) -> None:
+        """Takes a part of an accepted update; its login may have sent others under the same id before it."""
+        shelf = self._results.shelf
+        if part.offset == row.offset:
+            shelf.give_up((part.user_id, part.message_id))
+        taken = shelf.take(part)
+        if taken is None:
+            return
+        if taken.offset != row.offset and not (isinstance(taken, Message) and taken.head == row.head):
+            if isinstance(taken, Message):
+                shelf.discard(taken)
+            return
+        del self._wanted[taken.key]
+        if isinstance(taken, Broken):
+            self._broken[taken.key] = taken
+        else:
+            self._messages[taken.key] = taken
 
     def __enter__(self) -> Recording:
         return self

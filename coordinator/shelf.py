@@ -104,6 +104,10 @@ class Shelf:
         """Gives back what a whole message holds."""
         self._give_back(message)
 
+    def give_up(self, key: Key) -> None:
+        """Drops what has come of an unfinished message, if there is one."""
+        self._give_back(self._unfinished.pop(key, None))
+
     def close(self) -> None:
         self._unfinished.clear()
         self._slots.close()

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from tests.e2e.tampering import bodies, flipped, rewrite_results
+from worker.trainers.softmax import SoftmaxRegression
 
 ROUNDS = 4
 ADAM = {"server": {"optimizer": "fedadam", "learning_rate": 0.05}}
+SOFTMAX = {"features": 5, "classes": 3}
 #: Elements of a model of 400 kB, whose parts lie in segment files.
 WIDE = 100_000
 
@@ -65,6 +67,22 @@ def test_a_run_verifies_and_its_log_and_models_can_be_had(fed):
         assert said["made_again"] == ""
     last, left = arrays_of(fed.folder / f"{ROUNDS}.npz"), arrays_of(fed.out / "model.npz")
     assert all((last[name] == left[name]).all() for name in left)
+
+
+def test_a_running_federation_is_verified_as_far_as_it_has_closed(fed, wait_for):
+    np.savez(fed.folder / "initial.npz", **SoftmaxRegression(**SOFTMAX).initial_weights(0))
+    site = fed.site("a", trainer="Gated", gate=str(fed.gate))
+    model = {"model": {"initial": str(fed.folder / "initial.npz")}}
+    running = fed.start(
+        fed.write([site], federation={"rounds": 1}, evaluation={"last": False}, **model, **ADAM)
+    )
+    wait_for(lambda: any(fed.notes.iterdir()), timeout_s=60, what="a training")
+    findings, summary = found(finished(fed.ask("verify", "--json")))
+    assert summary == {"verified": [0], "journal": []}
+    assert (findings[0]["origin"], findings[0]["lacks"]) == ("a file", [])
+    fed.gate.touch()
+    finished(fed.done(running))
+    assert found(finished(fed.ask("verify", "--json")))[1] == {"verified": [0, 1], "journal": []}
 
 
 def test_logs_that_were_trimmed_are_verified_as_far_as_they_go_back(fed, wait_for):
