@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -46,11 +45,13 @@ EMBEDDED = "embedded"
 def serving(quick: bool, say: Callable[[str], None]) -> Iterator[Bench]:
     """A bench with services of its own; nothing of it is left behind."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="warren-bench-")))
         rabbit, redis = RabbitNode(), RedisServer()
         for service in (rabbit, redis):
             stack.callback(service.stop)
             service.start()
+        # In the service's own, which its guard removes even if this process is killed.
+        folder = rabbit.folder / "bench"
+        folder.mkdir()
         yield Bench(quick, folder, rabbit, redis, say)
 
 
