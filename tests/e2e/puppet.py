@@ -48,13 +48,13 @@ class Puppet:
         wait_for(said, TIMEOUT_S, "the federation")
         self._broker.consume(self._topology.assignments_of(self._site), self._orders.put)
 
-    def order(self, work: str = "train") -> Assignment:
-        """The next order to do that; others are acked and passed over."""
+    def order(self, work: str, round_: int) -> Assignment:
+        """The round's next order to do that; others, which may be earlier ones' repeats, are passed over."""
         while True:
             delivery = self._orders.get(timeout=TIMEOUT_S)
             delivery.ack()
             order = Assignment.from_header(codec.decode(delivery.part.body)[0])
-            if order.work == work:
+            if (order.work, order.round) == (work, round_):
                 return order
 
     def parts(self, order: Assignment, **changes: object) -> list[Part]:

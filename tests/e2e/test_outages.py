@@ -56,10 +56,10 @@ def test_answers_published_as_soon_as_a_broker_is_back_count_once(fed, own_rabbi
     for site in sites:
         site.appear()
     born = time.monotonic()
-    sites[0].answer(sites[0].order("initialise"))
+    sites[0].answer(sites[0].order("initialise", 0))
     for site in sites:
-        site.answer(site.order())
-    orders = [site.order() for site in sites]
+        site.answer(site.order("train", 1))
+    orders = [site.order("train", 2) for site in sites]
     wait_for(lambda: time.monotonic() - born > QUEUE_AGE_S, what="the queues to be some seconds old")
     own_rabbit_node.kill()
     own_rabbit_node.start()
@@ -69,7 +69,7 @@ def test_answers_published_as_soon_as_a_broker_is_back_count_once(fed, own_rabbi
     fresh.close()
     sites[1].answer(orders[1])
     for site in sites:
-        site.answer(site.order())
+        site.answer(site.order("train", 3))
         site.close()
     result = fed.done(coordinator)
     assert result.returncode == 0, result.stderr

@@ -29,8 +29,8 @@ def begun(fed, puppet, wait_for, sites="ab", **tables):
     played = [puppet(site) for site in sites]
     for each in played:
         each.appear()
-    played[0].answer(played[0].order("initialise"))
-    return coordinator, [(each, each.order()) for each in played]
+    played[0].answer(played[0].order("initialise", 0))
+    return coordinator, [(each, each.order("train", 1)) for each in played]
 
 
 @pytest.mark.timeout(300)
@@ -66,10 +66,10 @@ def test_update_whose_last_part_comes_when_its_base_is_too_old_is_late(fed, pupp
     head, *rest = b.parts(late)
     b.publish([head])
     a.answer(prompt)
-    a.answer(a.order())
+    a.answer(a.order("train", 2))
     wait_for(lambda: len(fed.history()) == 3, timeout_s=60, what="the second round's closing")
     b.publish(rest)
-    a.answer(a.order())
+    a.answer(a.order("train", 3))
     result = fed.done(coordinator)
     assert result.returncode == 0, result.stderr
     for version in fed.versions()[1:]:
