@@ -17,27 +17,32 @@ MAX_REASONS = 50
 def counted(state: State, answer: Answer, verdict: Verdict) -> State:
     """The state with an answer's verdict counted."""
     only_evaluated = verdict.ruling == "accepted" and answer.work == "evaluate"
-    state = _one_more(state, "evaluated" if only_evaluated else verdict.ruling)
+    counts = _one_more(state, "evaluated" if only_evaluated else verdict.ruling)
     if verdict.ruling not in ("refused", "failed"):
-        return state
+        return replace(state, counts=counts)
     reason = f"{verdict.ruling}: {verdict.reason}"
     if reason not in state.refusals and len(state.refusals) >= MAX_REASONS:
         reason = f"{verdict.ruling}: other reasons"
-    return _reasoned(state, reason, answer.offset)
+    return replace(state, counts=counts, refusals=_reasoned(state, reason, answer.offset))
 
 
 def dropped(state: State, event: Dropped) -> State:
     """The state with a message counted that was not read. Its reason is our own, and always kept."""
-    state = replace(state, decided=event.offset, read_from=event.read_from)
-    return _reasoned(_one_more(state, "refused"), f"refused: {event.reason}", event.offset)
+    return replace(
+        state,
+        decided=event.offset,
+        read_from=event.read_from,
+        counts=_one_more(state, "refused"),
+        refusals=_reasoned(state, f"refused: {event.reason}", event.offset),
+    )
 
 
-def _one_more(state: State, name: str) -> State:
-    return replace(state, counts={**state.counts, name: state.counts.get(name, 0) + 1})
+def _one_more(state: State, name: str) -> dict[str, int]:
+    return {**state.counts, name: state.counts.get(name, 0) + 1}
 
 
-def _reasoned(state: State, reason: str, offset: int) -> State:
+def _reasoned(state: State, reason: str, offset: int) -> dict[str, tuple[int, tuple[int, ...]]]:
     known, offsets = state.refusals.get(reason, (0, ()))
     if len(offsets) < MAX_REFUSED_OFFSETS:
         offsets = (*offsets, offset)
-    return replace(state, refusals={**state.refusals, reason: (known + 1, offsets)})
+    return {**state.refusals, reason: (known + 1, offsets)}
