@@ -10,7 +10,11 @@ from coordinator.service import Coordinator
 from tests.simulation.invariants import Findings, check
 from tests.simulation.process import Process
 from tests.simulation.scenario import Scenario
+from tests.simulation.server import Log
 from tests.simulation.world import World
+
+#: Does something to a process, called by a strand of its own.
+How = Callable[[World, Process], None]
 
 
 class Commanded(Coordinator):
@@ -32,10 +36,16 @@ class Strike:
     """
 
     is_meant: Callable[[Process, str], bool]
-    how: Callable[[Process], None] = Process.die_here
+    how: How
     at: int = -1
+    world: World | None = None
     victim: str = ""
     places: list[str] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """Where it struck."""
+        return self.places[self.at]
 
     def __call__(self, process: Process, what: str) -> None:
         if not self.is_meant(process, what) or self.victim not in ("", process.name):
@@ -43,7 +53,8 @@ class Strike:
         self.victim = process.name
         self.places.append(what)
         if len(self.places) - 1 == self.at:
-            self.how(process)
+            assert self.world is not None
+            self.how(self.world, process)
 
 
 @dataclass
@@ -57,7 +68,7 @@ class Run:
 
 def run(scenario: Scenario, strike: Strike) -> Run:
     """The scenario with that one fault."""
-    world = World(scenario, 1, on_step=strike, make=Commanded)
+    strike.world = world = World(scenario, 1, on_step=strike, make=Commanded)
     try:
         world.run()
         return Run(strike, check(world), world.ends)
@@ -75,11 +86,44 @@ def at_port_of(role: str) -> Callable[[Process, str], bool]:
     return lambda process, what: process.name.startswith(role) and not what.startswith(("before ", "after "))
 
 
-def freezing(seconds: float) -> Callable[[Process], None]:
-    """A strike that stops a process for so long."""
+def dying(_: World, process: Process) -> None:
+    process.die_here()
 
-    def strike(process: Process) -> None:
+
+def freezing(seconds: float) -> How:
+    """Stops the process for so long."""
+
+    def strike(_: World, process: Process) -> None:
         process.freeze(seconds)
         process.wait(0.0)
 
     return strike
+
+
+def overtaken(world: World, process: Process) -> None:
+    """The store forgets the lease, and the process stands still just until a standby leads: it is not aware
+    that it lost time."""
+    log = world.server.logs[world.topology.events_log]
+    leaders = _leaders(log)
+
+    def look() -> None:
+        if _leaders(log) > leaders:
+            process.thaw()
+        else:
+            world.scheduler.after(0.001, look)
+
+    world.shelf.wipe()
+    process.freeze(60.0)
+    look()
+    process.wait(0.0)
+
+
+def cut_off(world: World, process: Process) -> None:
+    """The process's line to the broker breaks while it sends what it is about to send."""
+    broker = world.broker_of(process)
+    if broker is not None:
+        world.scheduler.after(0.004, lambda: broker.cut(0.0))
+
+
+def _leaders(log: Log) -> int:
+    return sum(part.kind == "journal" and b"leader" in bytes(part.body) for part in log.parts)

@@ -11,7 +11,18 @@ from coordinator.config import Config
 from shared.errors import LeadershipLost
 from tests.simulation.process import Process
 from tests.simulation.scenario import Scenario, Site
-from tests.simulation.strike import Run, Strike, at_command, at_port_of, freezing, run
+from tests.simulation.strike import (
+    How,
+    Run,
+    Strike,
+    at_command,
+    at_port_of,
+    cut_off,
+    dying,
+    freezing,
+    overtaken,
+    run,
+)
 
 #: Much more than it takes, also where other things run.
 pytestmark = pytest.mark.timeout(900)
@@ -33,18 +44,16 @@ def scenario(mode: str, coordinators: int) -> Scenario:
     return Scenario(Config.model_validate(config), sites, coordinators)
 
 
-def each_place(
-    given: Scenario, is_meant: Callable[[Process, str], bool], how: Callable[[Process], None]
-) -> Iterator[Run]:
+def each_place(given: Scenario, is_meant: Callable[[Process, str], bool], how: How) -> Iterator[Run]:
     """A run for each place that the first victim would pass, after one in which nothing happens."""
-    undisturbed = run(given, Strike(is_meant))
+    undisturbed = run(given, Strike(is_meant, how))
     assert undisturbed.findings.wrong == []
     for number in count():
         struck = run(given, Strike(is_meant, how, number))
         if number >= len(struck.strike.places):
             assert number >= len(undisturbed.strike.places)
             return
-        assert struck.findings.wrong == [], f"struck at place {number}: {struck.strike.places[-1]}"
+        assert struck.findings.wrong == [], f"struck at place {number}: {struck.strike.place}"
         if given.config.federation.mode == "rounds":
             assert struck.findings.digest == undisturbed.findings.digest
         yield struck
@@ -52,30 +61,37 @@ def each_place(
 
 @pytest.mark.parametrize("mode", ["rounds", "buffered"])
 def test_coordinator_killed_before_and_after_each_command(mode):
-    runs = list(each_place(scenario(mode, 1), at_command, Process.die_here))
+    runs = list(each_place(scenario(mode, 1), at_command, dying))
     assert {"before Append", "after Append", "after Issue", "after Fold", "after Admit", "after Finish"} <= {
-        each.strike.places[-1] for each in runs
+        each.strike.place for each in runs
     }
     assert all(each.findings.leaders == 2 for each in runs)
 
 
 @pytest.mark.parametrize("mode", ["rounds", "buffered"])
 def test_coordinator_killed_at_each_use_of_a_port(mode):
-    runs = list(each_place(scenario(mode, 2), at_port_of("coordinator"), Process.die_here))
+    runs = list(each_place(scenario(mode, 2), at_port_of("coordinator"), dying))
     assert len(runs) > 60
 
 
 @pytest.mark.parametrize("mode", ["rounds", "buffered"])
-@pytest.mark.parametrize("seconds", [TAKEN_OVER_S, FINISHED_S])
-def test_coordinator_frozen_at_each_command_while_a_standby_takes_over(mode, seconds):
-    for each in each_place(scenario(mode, 2), at_command, freezing(seconds)):
+@pytest.mark.parametrize("how", [freezing(TAKEN_OVER_S), freezing(FINISHED_S), overtaken])
+def test_coordinator_that_is_replaced_at_each_command_writes_nothing_that_counts(mode, how):
+    for each in each_place(scenario(mode, 2), at_command, how):
         end = each.ends[each.strike.victim]
         if each.findings.finished_by == each.strike.victim:
             assert end == 0
         else:
-            assert isinstance(end, LeadershipLost), f"frozen at {each.strike.places[-1]}: {end!r}"
+            assert isinstance(end, LeadershipLost), f"replaced at {each.strike.place}: {end!r}"
 
 
-def test_worker_killed_at_each_use_of_a_port():
-    runs = list(each_place(scenario("rounds", 1), at_port_of("b-"), Process.die_here))
-    assert {"publish update", "published update"} <= {each.strike.places[-1] for each in runs}
+@pytest.mark.parametrize("mode", ["rounds", "buffered"])
+def test_coordinator_s_line_cut_at_each_use_of_a_port(mode):
+    for each in each_place(scenario(mode, 1), at_port_of("coordinator"), cut_off):
+        assert each.ends[each.strike.victim] == 0
+
+
+@pytest.mark.parametrize("how", [dying, cut_off])
+def test_worker_struck_at_each_use_of_a_port(how):
+    runs = list(each_place(scenario("rounds", 1), at_port_of("b-"), how))
+    assert {"publish update", "published update"} <= {each.strike.place for each in runs}

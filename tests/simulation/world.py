@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -42,26 +42,21 @@ PATIENCE_S = 3600.0
 RESTART_S = 8.0
 
 
-class Folder:
-    """What a coordinator leaves in its folder, in memory: lost with the process, as on a new machine."""
+class Nowhere:
+    """A folder that takes everything and keeps nothing: it would be lost with its machine."""
 
-    def __init__(self) -> None:
-        self.model: Weights | None = None
-        self.history: list[Any] = []
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
 
-    def write_config(self, toml: str) -> None: ...
 
-    def write_evaluation(self, last: Any) -> None: ...
+class Shown(Output):
+    """What a coordinator shows to people: `model` is the one that it left at its end."""
 
-    def rewrite_history(self, lines: Any) -> None:
-        self.history = list(lines)
+    model: Weights | None = None
 
-    def add_history(self, line: Any) -> None:
-        self.history.append(line)
-
-    def write_model(self, weights: Weights, name: str = "model.npz") -> None:
-        if name == "model.npz":
-            self.model = weights
+    def ended(self, weights: Weights | None) -> None:
+        self.model = weights
+        super().ended(weights)
 
 
 @dataclass
@@ -88,7 +83,7 @@ class Machine:
     program: Any = None
     broker: SimBroker | None = None
     store: SimStore | None = None
-    folder: Folder = field(default_factory=Folder)
+    shown: Shown | None = None
     ended: Ended | None = None
 
     def move_clock(self, seconds: float) -> None:
@@ -211,7 +206,6 @@ class World:
         lossy = 0.05 if "cut store" in scenario.rates else 0.0
         machine.broker = self._connect(process, "coordinator")
         machine.store = SimStore(self.shelf, process, self.rng, self.lags, lossy)
-        machine.folder = Folder()
         machine.program = Leading(lambda: self._coordinator(machine, process))
         code: int = machine.program.run()
         return code
@@ -223,11 +217,13 @@ class World:
         model = GlobalModel(
             config, machine.broker, self.topology, make_optimizer(config.server), 1, runtime=process
         )
-        output = Output(machine.folder, [], config.evaluation.best, "")  # type: ignore[arg-type]
+        machine.shown = Shown(Nowhere(), [], config.evaluation.best, "")  # type: ignore[arg-type]
         self._tokens += 1
         token = json.dumps({"host": machine.name, "pid": self._tokens, "process": process.name})
         spool = Spool(self._spools)
-        return self._make(config, machine.broker, machine.store, model, output, spool, token, runtime=process)
+        return self._make(
+            config, machine.broker, machine.store, model, machine.shown, spool, token, runtime=process
+        )
 
     def _work(self, machine: Machine) -> None:
         process, site = machine.process, machine.site
@@ -255,7 +251,8 @@ class World:
         self.scheduler.note(machine.process.name, f"ended: {main.value if error is None else error!r}")
         lost = self.scenario.lossy and isinstance(error, JournalError) and "no longer holds" in str(error)
         if machine.role == "coordinator" and (main.value == 0 or lost or isinstance(error, FederationFailed)):
-            machine.ended = Ended(str(error or ""), machine.folder.model, machine.folder.history)
+            assert machine.shown is not None
+            machine.ended = Ended(str(error or ""), machine.shown.model, list(machine.shown.history))
             self._leading -= 1
             return
         if error is not None and not isinstance(error, PASSING):
