@@ -123,6 +123,8 @@ def test_ten_thousand_hostile_messages_change_nothing(place, undisturbed, wait_f
     for reason in (*REASONS, *(() if attested else DEEP_REASONS)):
         assert reason in reasons
     assert (REFUSAL in reasons) == attested
+    verified = fed.ask("verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
     shown = fed.ask("status")
     assert shown.returncode == 0, shown.stderr
     assert "\x1b" not in shown.stdout
