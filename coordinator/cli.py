@@ -26,7 +26,7 @@ from coordinator.options import (
     ThreadsOption,
     VerboseOption,
 )
-from shared.errors import ConfigError
+from shared.errors import ConfigError, UnreachableError
 from shared.observability import LogFormat, set_up
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def _lead(
     from coordinator.output import LogLines, Observer
 
     live = sys.stdout.isatty() and not as_json and log_format == "plain"
+    target.stop = stop
     with target:
         if fresh:
             lifecycle.start_anew(target, config)
@@ -161,6 +162,10 @@ def _lead(
                 if workers is not None:
                     workers.start()
                 code = coordinator.run()
+            except UnreachableError:
+                if not stop.is_set():
+                    raise
+                code = 130  # told to stop while it waited for a service
             finally:
                 if workers is not None:
                     workers.close()

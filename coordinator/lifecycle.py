@@ -14,10 +14,11 @@ from typing import Any
 from coordinator import journal
 from coordinator.config import Config
 from coordinator.facts import Answer, State
+from coordinator.folder import Folder
 from coordinator.lease import describe, is_dead, make_token
 from coordinator.models import GlobalModel
 from coordinator.optimizers import make as make_optimizer
-from coordinator.output import Folder, Observer, Output
+from coordinator.output import Observer, Output
 from coordinator.recovery import make_journal
 from coordinator.service import Coordinator
 from coordinator.spool import Spool
@@ -44,7 +45,7 @@ def build(
         target.store(),
         model,
         Output(Folder(target.folder), observers, config.evaluation.best, as_toml(config)),
-        Spool(target.folder),
+        Spool(target.folder, stop),
         make_token(),
         stop,
         cut_off=partial(cut_off, target.broker_url),

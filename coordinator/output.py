@@ -1,18 +1,16 @@
-"""The folder that a run leaves behind, and what is said while it runs."""
+"""What a run leaves in its folder, and what is said while it runs."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from coordinator.facts import Answer, Entry, State
+from coordinator.folder import Folder
 from coordinator.history import History
 from coordinator.validation import Verdict
-from coordinator.weight_files import write_weights
 from shared.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -37,39 +35,6 @@ class Observer(Protocol):
 
     def closed(self, line: Mapping[str, Any]) -> None:
         """A round closed; `line` is that of the history."""
-
-
-class Folder:
-    """`DIR` after a run: model.npz, best.npz, history.jsonl, evaluation.json."""
-
-    def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        self.path = path
-
-    def clear(self) -> None:
-        """Removes what an earlier run left, for a federation that begins anew."""
-        for name in ("model.npz", "best.npz", "history.jsonl", "evaluation.json"):
-            (self.path / name).unlink(missing_ok=True)
-
-    def write_config(self, toml: str) -> None:
-        """Writes the configuration as it runs."""
-        (self.path / "federation.toml").write_text(toml, encoding="utf-8")
-
-    def rewrite_history(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """A coordinator that goes on writes again what the journal says of the rounds before it."""
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (self.path / "history.jsonl").write_text(text, encoding="utf-8")
-
-    def add_history(self, line: Mapping[str, Any]) -> None:
-        with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def write_evaluation(self, last: Mapping[str, Any]) -> None:
-        """Writes how the last version did, in the mean and at each client."""
-        (self.path / "evaluation.json").write_text(json.dumps(last, indent=1) + "\n", encoding="utf-8")
-
-    def write_model(self, weights: Weights, name: str = "model.npz") -> None:
-        write_weights(self.path / name, weights)
 
 
 class Best:
@@ -128,14 +93,19 @@ class Output:
         if entry.kind == "evaluated" and self._history.last is not None:
             self._folder.write_evaluation(self._history.last)
         if line is not None:
-            self._folder.add_history(line)
+            self._folder.add_history(self.history)
             for observer in self.observers:
                 observer.closed(line)
 
     def ended(self, weights: Weights | None) -> None:
-        """Leaves the last model."""
+        """Leaves the last model.
+
+        Raises:
+            DiskFull: the folder lacks something, since its disk is full.
+        """
         if weights is not None:
             self._folder.write_model(weights)
+        self._folder.check()
 
 
 class LogLines:

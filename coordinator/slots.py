@@ -5,9 +5,12 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.errors import DiskFull
+from shared.retry import retrying
 from shared.weights import Buffer
 
 #: The file grows in such steps, so that its one map is seldom made anew.
@@ -23,10 +26,14 @@ class Slot:
 
 
 class Slots:
-    """One descriptor and one memory map, however many slots are taken. Not for several threads."""
+    """One descriptor and one memory map, however many slots are taken. Not for several threads.
 
-    def __init__(self, folder: Path) -> None:
+    What finds no room on the disk waits for it, until `stop` is set.
+    """
+
+    def __init__(self, folder: Path, stop: threading.Event | None = None) -> None:
         self._folder = folder
+        self._stop = stop or threading.Event()
         self._fd = -1
         self._end = 0
         self._size = 0
@@ -48,7 +55,25 @@ class Slots:
         self._free.setdefault(slot.size, []).append(slot)
 
     def write(self, slot: Slot, at: int, data: Buffer) -> None:
-        """Writes into a slot, `at` bytes behind its begin."""
+        """Writes into a slot, `at` bytes behind its begin.
+
+        Raises:
+            DiskFull: it was told to stop before there was room.
+        """
+        try:
+            self._write(slot, at, data)
+        except DiskFull:
+            retrying(DiskFull, stop=self._stop)(self._write, slot, at, data)
+
+    def _write(self, slot: Slot, at: int, data: Buffer) -> None:
+        try:
+            self._put(slot, at, data)
+        except OSError as error:
+            raise DiskFull(
+                f"updates can't be kept in {self._folder} ({error.strerror}): make room on its disk"
+            ) from error
+
+    def _put(self, slot: Slot, at: int, data: Buffer) -> None:
         self._reach(slot)
         view = memoryview(data)
         while len(view):

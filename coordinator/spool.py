@@ -7,6 +7,7 @@ each login has a quota of unfinished messages and bytes, and one over its quota 
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,13 @@ class Broken:
 class Spool:
     """Not for several threads. `folder` is where large payloads lie, in a file without a name.
 
-    `limit` is the largest payload, in bytes, that is taken (None: any).
+    `limit` is the largest payload, in bytes, that is taken (None: any). `stop` ends a wait for a full disk.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stop: threading.Event | None = None) -> None:
         self._folder = folder
-        self._slots = Slots(folder)
+        self._stop = stop
+        self._slots = Slots(folder, stop)
         self.limit: int | None = None
         self._unfinished: dict[Key, Arrival] = {}
         self._whole: dict[Key, Arrival] = {}
@@ -90,7 +92,7 @@ class Spool:
 
     def another(self) -> Spool:
         """One more in the same folder, for payloads as large; it holds nothing yet."""
-        spool = Spool(self._folder)
+        spool = Spool(self._folder, self._stop)
         spool.limit = self.limit
         return spool
 

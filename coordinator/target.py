@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -18,7 +19,10 @@ PATIENCE_S = 10.0
 
 
 class Target:
-    """A federation's places. A context: what was opened is closed at its end."""
+    """A federation's places. A context: what was opened is closed at its end.
+
+    `stop`, when set, ends waits for the broker.
+    """
 
     def __init__(self, federation: str, folder: Path, broker_url: str, state_url: str) -> None:
         self.federation = federation
@@ -26,6 +30,7 @@ class Target:
         self.broker_url = broker_url
         self.state_url = state_url
         self.topology = Topology(federation)
+        self.stop = threading.Event()
         self._broker: Broker | None = None
         self._store: StateStore | None = None
 
@@ -86,7 +91,9 @@ class Target:
                 _missing("--broker")
             if self.embedded and not Path(self.broker_url).exists():
                 self._refuse_empty()
-            self._broker = connect_broker(self.broker_url, "coordinator", patience_s=patience_s)
+            self._broker = connect_broker(
+                self.broker_url, "coordinator", patience_s=patience_s, stop=self.stop
+            )
         return self._broker
 
     def create(self) -> None:

@@ -4,7 +4,8 @@ WarrenError
 ├─ ConfigError               exit 2   the user's settings are wrong: mend and run again
 ├─ UnreachableError          exit 3   a service does not answer: retry, or start it
 │  ├─ BrokerUnreachable
-│  └─ StateUnreachable
+│  ├─ StateUnreachable
+│  └─ DiskFull                        a folder takes no more: make room there
 ├─ BrokerError               exit 3   the broker answered, and not with yes
 │  ├─ NotDeclaredError                a name is missing at the broker: wait for the coordinator
 │  ├─ UnroutableError                 no queue takes the message
@@ -49,6 +50,10 @@ class BrokerUnreachable(UnreachableError):
 
 class StateUnreachable(UnreachableError):
     """Raised when the state store does not answer."""
+
+
+class DiskFull(UnreachableError):
+    """Raised when a folder can't be written to."""
 
 
 class BrokerError(WarrenError):

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.broker import _locks
 from shared.errors import BrokerUnreachable, ConfigError
+from shared.retry import retrying
+
+Result = TypeVar("Result")
 
 FILE = "broker.db"
 LOCK = "broker.lock"
@@ -25,6 +28,9 @@ SCHEMA_VERSION = 2
 CHECKPOINT_PAGES = 4000
 #: What the write-ahead log is cut back to when a large transaction has made it longer.
 WAL_BYTES = 32 << 20
+#: What SQLite says of a disk that is full or ill: the low byte of its codes.
+DISK_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+PRIMARY_CODE = 0xFF
 #: A log's rows are counted in chapters (see `_retention.py`).
 _CHAPTERS = """
 CREATE TABLE chapters (
@@ -72,6 +78,10 @@ COMMIT;
 """
 
 
+class NoRoom(BrokerUnreachable):
+    """Raised when the disk doesn't take a write: it is full, or ill. Nothing of the write is there."""
+
+
 class Database:
     """A connection for all threads of one broker object, who use it one at a time.
 
@@ -82,7 +92,7 @@ class Database:
 
     def __init__(self, folder: Path, stop: threading.Event | None) -> None:
         self.folder = folder
-        self._stop = stop
+        self._stop = stop or threading.Event()
         self._mutex = threading.RLock()
         self._closed = False
         try:
@@ -91,7 +101,7 @@ class Database:
         except OSError as error:
             raise ConfigError(f"the log folder {folder} can't be used: {error.strerror}") from error
         try:
-            self._connection = self._open()
+            self._connection = self.patiently(self._open)
         except BaseException:
             _locks.close_lock(self._lock)
             raise
@@ -127,6 +137,17 @@ class Database:
             with _locks.held(self._lock, self._stop):
                 yield
 
+    def patiently(self, write: Callable[[], Result]) -> Result:
+        """What a write returns, which is tried until the disk has room for it, or it is time to stop.
+
+        Raises:
+            NoRoom: it was time to stop.
+        """
+        try:
+            return write()
+        except NoRoom:
+            return retrying(NoRoom, stop=self._stop)(write)
+
     def close(self) -> None:
         """Closes the connection; any use after that is BrokerUnreachable."""
         with self._mutex:
@@ -147,6 +168,8 @@ class Database:
                     connection.close()
                     raise
             except sqlite3.Error as error:
+                if _is_the_disk(error):
+                    raise NoRoom(f"{path} can't be opened ({error}): make room on its disk") from error
                 raise ConfigError(f"{path} can't be used as a log: {error}; choose another folder") from error
         return connection
 
@@ -159,9 +182,13 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise BrokerUnreachable(
-                f"the log in {self.folder} failed ({error}): see to the disk, and run again"
+            raise (NoRoom if _is_the_disk(error) else BrokerUnreachable)(
+                f"the log in {self.folder} failed ({error}): see to the disk, and make room there"
             ) from error
+
+
+def _is_the_disk(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE in DISK_CODES
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -15,9 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from shared.broker import _locks
-from shared.broker._database import Database
+from shared.broker._database import Database, NoRoom
 from shared.broker.port import Part
-from shared.errors import BrokerUnreachable
 
 #: Bodies up to this size lie in the database.
 SMALL_BYTES = 64 * 1024
@@ -47,7 +46,7 @@ class Segments:
         If the block raises, what was written is overwritten by the next.
 
         Raises:
-            BrokerUnreachable: the disk doesn't take them.
+            NoRoom: the disk doesn't take them.
         """
         if all(len(part.body) <= SMALL_BYTES for part in parts):
             yield [None] * len(parts)
@@ -56,8 +55,8 @@ class Segments:
             try:
                 places, end = self._write(parts)
             except OSError as error:
-                raise BrokerUnreachable(
-                    f"{self._folder} can't be written ({error.strerror}): see to the disk, and run again"
+                raise NoRoom(
+                    f"{self._folder} can't be written ({error.strerror}): make room on its disk"
                 ) from error
             yield places
             self._end = end

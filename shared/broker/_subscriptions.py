@@ -182,9 +182,12 @@ class Ack:
 
     def __call__(self) -> None:
         if self.consumer.held.get(self.offset) == self.returns:
-            with self.folder.database.writing() as db:
-                self.write(db)
+            self.folder.database.patiently(self._write)
             self.settled()
+
+    def _write(self) -> None:
+        with self.folder.database.writing() as db:
+            self.write(db)
 
     def write(self, db: _queues.Connection) -> None:
         """The ack itself, within a transaction."""
@@ -198,6 +201,10 @@ class Ack:
 
 def give_back(folder: Folder, held: Iterable[tuple[int, int]]) -> None:
     """Makes messages ready again that this broker object holds, and wakes who waits for such."""
-    with folder.database.writing() as db:
-        changed = _queues.give_back(db, folder.owner, held, time.time())
-    folder.bells.ring(changed)
+    given = tuple(held)
+
+    def write() -> set[str]:
+        with folder.database.writing() as db:
+            return set(_queues.give_back(db, folder.owner, given, time.time()))
+
+    folder.bells.ring(folder.database.patiently(write))

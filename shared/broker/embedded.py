@@ -15,6 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from shared.broker import _locks, _queues, _retention
@@ -65,14 +66,14 @@ class EmbeddedBroker:
         own = then_ack.ack if then_ack and isinstance(then_ack.ack, Ack) else None
         if own is not None and own.folder is not self._folder:
             own = None
-        with self._segments.storing([publication.part for publication in publications]) as places:
-            first, changed, full = self._write(publications, places, own)
+        first, changed, full = self._database.patiently(lambda: self._store(publications, own))
         self._bells.ring(changed)
         if own is not None:
             own.settled()
         elif then_ack is not None:
             then_ack.ack()
-        if sum(_retention.cut(self._database, log) for log in full):
+        cut = (self._database.patiently(partial(_retention.cut, self._database, log)) for log in full)
+        if sum(cut):
             self._segments.sweep()
         return first if locate else -1
 
@@ -89,12 +90,8 @@ class EmbeddedBroker:
         return self._start(Consumer(self._folder, terms), server)
 
     def declare(self, exchanges: Iterable[Exchange], queues: Iterable[Queue]) -> None:
-        made = tuple(queues)
-        with self._database.writing() as db:
-            for exchange in exchanges:
-                _queues.declare_exchange(db, exchange)
-            for queue in made:
-                _queues.declare_queue(db, queue)
+        wanted, made = tuple(exchanges), tuple(queues)
+        self._database.patiently(lambda: self._declare(wanted, made))
         self._bells.ring(queue.name for queue in made)
 
     def delete(self, names: Iterable[str]) -> None:
@@ -128,6 +125,19 @@ class EmbeddedBroker:
         self._database.close()
         (self._owners / self._folder.owner).unlink(missing_ok=True)
         _locks.close_lock(self._life)
+
+    def _declare(self, exchanges: Sequence[Exchange], queues: Sequence[Queue]) -> None:
+        with self._database.writing() as db:
+            for exchange in exchanges:
+                _queues.declare_exchange(db, exchange)
+            for queue in queues:
+                _queues.declare_queue(db, queue)
+
+    def _store(
+        self, publications: Sequence[Publication], ack: Ack | None
+    ) -> tuple[int, set[str], list[_queues.Target]]:
+        with self._segments.storing([publication.part for publication in publications]) as places:
+            return self._write(publications, places, ack)
 
     def _write(
         self, publications: Sequence[Publication], places: Sequence[Place | None], ack: Ack | None
