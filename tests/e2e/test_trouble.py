@@ -112,6 +112,23 @@ def test_broker_that_stands_still_for_a_moment_is_waited_for(fed, run, node, rou
     finished(fed, run, rounds)
 
 
+def test_who_waits_for_a_broker_that_is_gone_can_be_told_to_stop(fed, run, node, wait_for):
+    node.kill()
+    try:
+        for process in run:
+            wait_for(lambda process=process: "no broker answers at" in fed.said(process), timeout_s=60)
+        outlast(run, wait_for)
+        for process in run:
+            process.send_signal(signal.SIGINT)
+        results = [fed.done(process) for process in run]
+    finally:
+        node.start()
+    assert results[0].returncode == 130
+    assert "run the same command again to go on" in results[0].stdout
+    for result in results:
+        assert "Traceback" not in result.stderr
+
+
 # Longer than the lease is renewed in.
 @pytest.mark.parametrize("rounds", [40])
 @pytest.mark.parametrize(
