@@ -9,11 +9,13 @@ from coordinator.config import Config
 from coordinator.desk import Desk
 from coordinator.facts import Answer, Entry, State
 from coordinator.flood import REFUSAL, Floods
+from coordinator.intake import plain
 from coordinator.mirror import Mirror
 from coordinator.moves import Answered, Died, Dropped, Event, Seen
 from coordinator.presence import presence_in
 from coordinator.results import Results
 from coordinator.retention import Room
+from coordinator.sparing import Sparing
 from shared import codec
 from shared.broker.port import Part
 from shared.errors import MessageError
@@ -36,6 +38,7 @@ class Inlets:
         self._floods = floods
         self._mirror = mirror
         self._room = Room(config)
+        self._strange = Sparing()
         self.read_to = -1
         self.nbytes = 0
 
@@ -62,7 +65,11 @@ class Inlets:
         try:
             presence = presence_in(part, state.sites, self._attest)
         except MessageError as error:
-            log.warning("presence from login %r passed over: %s", part.user_id, error)
+            ending = self._strange.ending(part.user_id)
+            if ending is not None:
+                log.warning(
+                    "presence from login %r passed over: %s%s", part.user_id, plain(str(error)), ending
+                )
             return
         self._mirror.worker(f"{presence.site}/{presence.worker}", now, presence.doing, presence.answered)
         yield Seen(now, presence.site, tuple(presence.partitions))

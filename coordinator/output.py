@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from coordinator.facts import Answer, Entry, State
 from coordinator.folder import Folder
 from coordinator.history import History
+from coordinator.sparing import Sparing
 from coordinator.validation import Verdict
 from shared.weights import Weights
 
@@ -19,9 +19,8 @@ log = logging.getLogger(__name__)
 SCORED = ("round-closing", "evaluated")
 #: What else happened to a round's updates, where it did.
 TOLD = ("late", "rejected", "failed", "duplicate", "readmitted")
-#: The verdicts that are said one by one, and how loud; of a login's only so many in a round.
+#: The verdicts that are said, and how loud.
 TOLD_AT = {"refused": logging.WARNING, "failed": logging.WARNING, "late": logging.INFO}
-TOLD_EACH = 20
 
 
 class Observer(Protocol):
@@ -113,7 +112,7 @@ class LogLines:
 
     def __init__(self) -> None:
         self._before: Mapping[str, float] = {}
-        self._told: Counter[str] = Counter()
+        self._told = Sparing()
 
     def changed(self, state: State) -> None:
         """Nothing: the coordinator itself says what it waits for."""
@@ -122,15 +121,11 @@ class LogLines:
         """A login's first ones that don't count are said in a round, and then each doubling."""
         if verdict.ruling not in TOLD_AT:
             return
-        self._told[answer.sender] += 1
-        count = self._told[answer.sender]
-        if count > TOLD_EACH and count.bit_count() > 1:
-            return
-        more = (
-            f" (and {count - 1} more of login {answer.sender!r} in this round)" if count > TOLD_EACH else ""
-        )
-        who = answer.client or f"login {answer.sender!r}"
-        log.log(TOLD_AT[verdict.ruling], "%s: update %s: %s%s", who, verdict.ruling, verdict.reason, more)
+        ending = self._told.ending(answer.sender)
+        if ending is not None:
+            who = answer.client or f"login {answer.sender!r}"
+            level = TOLD_AT[verdict.ruling]
+            log.log(level, "%s: update %s: %s%s", who, verdict.ruling, verdict.reason, ending)
 
     def closed(self, line: Mapping[str, Any]) -> None:
         log.info(round_line(line, self._before))
