@@ -12,9 +12,6 @@ from tests.chaos.services import Phoenix
 from tests.chaos.setting import Setting
 from tests.chaos.tail import Tail
 
-#: RabbitMQ 3.10 may lose confirmed messages when it is killed about a second after it came back, and a queue
-#: that it is killed with in its first second: this many seconds it and its queues live before a kill.
-RABBIT_LIVES_S = 5.0
 #: From this share of the rounds on, kills that are left over come without waiting for trainings.
 HURRY = 0.8
 
@@ -74,11 +71,9 @@ class Monkey:
     def _possible(self, kill: Kill) -> bool:
         if kill.kind not in self._services:
             return self._crew.victim(kill.kind, kill.pick) is not None
-        up_s = self._services[kill.kind].up_s
-        if kill.kind != "rabbitmq":
-            return up_s > 0
-        aged = self._queues_since is not None and time.monotonic() - self._queues_since > RABBIT_LIVES_S
-        return aged and up_s > RABBIT_LIVES_S
+        service = self._services[kill.kind]
+        aged = self._queues_since is not None and time.monotonic() - self._queues_since > service.lives_s
+        return service.up_s > service.lives_s and (aged or kill.kind != "rabbitmq")
 
     def _carry_out(self, kill: Kill) -> None:
         self._plan.remove(kill)
