@@ -40,9 +40,9 @@ def close(turn: Turn, now: float, chosen: Sequence[Answer], *, skipped: bool = F
 
 
 def evaluated(state: State) -> list[list[Any]]:
-    """Rows of client, examples and metrics, of those who only evaluated the version."""
+    """Rows of client, examples, metrics and `Closed`, of those who only evaluated the version."""
     answers = sorted(state.evaluations.values(), key=lambda answer: answer.client)
-    return [[answer.client, answer.evaluated, dict(answer.evaluation)] for answer in answers]
+    return [[a.client, a.evaluated, dict(a.evaluation), list(Closed.of(a))] for a in answers]
 
 
 def conclude(turn: Turn, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +24,7 @@ class History:
     def feed(self, entry: Entry) -> dict[str, Any] | None:
         """Takes an entry; returns the line of the round that it closed, if it closed one."""
         if entry.kind == "evaluated":
-            clients = {client: {"examples": n, **metrics} for client, n, metrics in entry.rows}
-            self.last = {**entry.data, "clients": clients}
+            self.last = {**entry.data, "clients": _scores(entry.rows)}
         if entry.kind == "round-closing":
             self._closing = entry
         if entry.kind != "round-closed" or self._closing is None:
@@ -49,9 +49,14 @@ def _line(closing: Entry, closed: Entry) -> dict[str, Any]:
         "readmitted": counts.get("readmitted", 0),
         "skipped": closed.data["skipped"],
         "metrics": closing.data["metrics"],
-        "evaluated": {client: {"examples": n, **metrics} for client, n, metrics in closing.rows[2]},
+        "evaluated": _scores(closing.rows[2]),
         "reasons": {reason: n for reason, (n, _) in closing.data["refusals"].items()},
         "bytes_in": closed.data.get("bytes_in", 0),
         "bytes_out": closed.data.get("bytes_out", 0),
         "digest": closed.data["digest"],
     }
+
+
+def _scores(rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """What each client measured, of the rows of those who only evaluated a version."""
+    return {client: {"examples": n, **metrics} for client, n, metrics, *_ in rows}

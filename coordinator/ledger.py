@@ -41,8 +41,8 @@ class Round:
     before the results offset `decided` (-1: not known). `task_from` and `checkpoint_from` are offsets at or
     before the parent's round task and optimiser state, in their logs. `refusals` are the reasons of what
     did not count, as "refused: …" or "failed: …", each with its number and some results offsets. `readmitted`
-    says of the rows that an operator let in, by id: at, who, reason. `evaluated` are client, examples and
-    metrics of those who only scored. `line` is that of `history.jsonl`.
+    says of the rows that an operator let in, by id: at, who, reason. `scores` are the answers
+    of those who only evaluated the parent. `line` is that of `history.jsonl`.
     """
 
     number: int
@@ -61,8 +61,20 @@ class Round:
     refusals: Mapping[str, tuple[int, tuple[int, ...]]]
     readmitted: Mapping[str, Mapping[str, Any]]
     metrics: Mapping[str, float]
-    evaluated: Sequence[Sequence[Any]]
+    scores: tuple[Closed, ...]
     line: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What everybody made of the last version: `scores` are the answers, `metrics` their means."""
+
+    version: int
+    digest: str
+    metrics: Mapping[str, float]
+    scores: tuple[Closed, ...]
+    rows: tuple[Closed, ...] = ()
+    decided: int = -1
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ class Ledger:
     rounds: tuple[Round, ...]
     leaders: tuple[Leader, ...]
     outcome: str | None
+    evaluation: Evaluation | None = None
     lacking: int = 0
 
     @cached_property
@@ -155,6 +168,7 @@ class Pages:
         self._rounds: list[Round] = []
         self._leaders: list[Leader] = []
         self._outcome: str | None = None
+        self._evaluation: Evaluation | None = None
 
     def take(self, record: Record) -> None:
         """Takes the next record.
@@ -184,6 +198,10 @@ class Pages:
             if not entry.data["refused"]:
                 about = {"at": entry.at, "who": entry.data["who"], "reason": entry.data["reason"]}
                 self._readmitted[entry.data["update"]["id"]] = about
+        elif entry.kind == "evaluated":
+            scores = tuple(Closed(*row[3]) for row in entry.rows)
+            data = entry.data
+            self._evaluation = Evaluation(data["version"], data["digest"], data["metrics"], scores)
         elif entry.kind == "finished":
             self._outcome = str(entry.data["reason"])
         elif line is not None and self._closing is not None:
@@ -210,6 +228,7 @@ class Pages:
             rounds=tuple(self._rounds),
             leaders=tuple(self._leaders),
             outcome=self._outcome,
+            evaluation=self._evaluation,
             lacking=lacking,
         )
 
@@ -241,6 +260,6 @@ def _round(
         refusals={reason: (n, tuple(offsets)) for reason, (n, offsets) in closing.data["refusals"].items()},
         readmitted={row.id: readmitted[row.id] for row in counted if row.id in readmitted},
         metrics=closing.data["metrics"],
-        evaluated=evaluated,
+        scores=tuple(Closed(*row[3]) for row in evaluated),
         line=line,
     )

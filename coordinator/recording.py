@@ -15,7 +15,7 @@ from tempfile import gettempdir
 from types import TracebackType
 
 from coordinator.facts import Closed
-from coordinator.ledger import Ledger, Round
+from coordinator.ledger import Evaluation, Ledger, Round
 from coordinator.models import CHECKPOINT
 from coordinator.optimizers import OptimizerState
 from coordinator.optimizers import make as make_optimizer
@@ -50,7 +50,9 @@ class Recording:
         self.ledger = ledger
         rounds = [round_ for version, round_ in ledger.versions.items() if version >= since]
         tasks_at, states_at = _starts(ledger, since)
-        rows = [row for round_ in rounds for row in round_.rows]
+        rows = [row for round_ in rounds for row in (*round_.rows, *round_.scores)]
+        if ledger.evaluation is not None:
+            rows += ledger.evaluation.scores
         results_at = min((row.offset for row in rows), default=FIRST)
         topology = ledger.topology
 
@@ -69,7 +71,7 @@ class Recording:
         self._wanted = {_key(row): row for row in rows}
         self._messages: dict[Key, Message] = {}
         self._broken: dict[Key, Broken] = {}
-        self._round: Round | None = None
+        self._within: Round | Evaluation | None = None
         self._weights: dict[int, Weights] = {}
 
     # --- versions
@@ -150,17 +152,17 @@ class Recording:
             raise Damaged(f"what {answer.row.client} answered at offset {answer.row.offset} is no model")
         return Weights(answer.layout, answer.payload)
 
-    def update(self, round_: Round, row: Closed) -> Recorded:
-        """One of the updates that a round counts.
+    def update(self, within: Round | Evaluation, row: Closed) -> Recorded:
+        """One of the updates that a round counts, or of the answers that scored a version.
 
         Raises:
             Trimmed: retention has dropped it.
             Damaged: the log does not hold it as it was accepted.
         """
-        self._turn_to(round_)
+        self._turn_to(within)
         key = _key(row)
         what = f"the update of {row.client} at offset {row.offset}"
-        self._read_to(round_, key)
+        self._read_to(within, key)
         if key in self._broken:
             raise Damaged(f"{what} can't be read: {self._broken[key].reason}")
         message = self._messages.get(key)
@@ -180,11 +182,11 @@ class Recording:
 
     def _contradiction(self, row: Closed, update: Update, message: Message) -> str:
         """What an update says otherwise than its payload or the ledger do, "" if nothing."""
-        if update.sha256 != message.sha256:
-            return "has a payload without the SHA-256 that it claims"
         # Rounds that were closed by an earlier Warren don't have it.
         if row.head and row.head != message.head:
             return "has another header than the one that was accepted"
+        if update.sha256 != message.sha256:
+            return "has a payload without the SHA-256 that it claims"
         if (update.federation, update.run) != (self.ledger.topology.federation, self.ledger.run):
             return "says that it belongs to another run"
         for name in ("client", "id", "version", "examples"):
@@ -195,18 +197,19 @@ class Recording:
             return "has an assignment id that is not that of what it answers"
         return ""
 
-    def _turn_to(self, round_: Round) -> None:
+    def _turn_to(self, within: Round | Evaluation) -> None:
         """Gives back what another round's updates hold."""
-        if self._round is not None and self._round.number != round_.number:
-            for key in map(_key, self._round.rows):
-                message = self._messages.pop(key, None)
+        before = self._within
+        if before is not None and before is not within:
+            for row in (*before.rows, *before.scores):
+                message = self._messages.pop(_key(row), None)
                 if message is not None:
                     self._results.shelf.discard(message)
-        self._round = round_
+        self._within = within
 
-    def _read_to(self, round_: Round, key: Key) -> None:
+    def _read_to(self, within: Round | Evaluation, key: Key) -> None:
         """Reads on until the update is there, or can't come any more."""
-        while key in self._wanted and (round_.decided < 0 or self._results.position < round_.decided):
+        while key in self._wanted and (within.decided < 0 or self._results.position < within.decided):
             part = self._results.next()
             if part is None:
                 return

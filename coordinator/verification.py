@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 from coordinator import intake
 from coordinator.closing import mean_metrics
-from coordinator.ledger import Ledger, Round
+from coordinator.ledger import Evaluation, Ledger, Round
 from coordinator.optimizers import OptimizerState
 from coordinator.optimizers import make as make_optimizer
 from coordinator.recipe import Recipe
@@ -93,6 +93,7 @@ class _Trial:
             made = recorded, self._recipe.optimizer.initial_state(recorded.layout)
         if made is not None:
             self._compare(*made)
+        self._compare_evaluation()
         return Finding(
             self._version,
             self._round.digest,
@@ -130,7 +131,7 @@ class _Trial:
         found = [update for update in each if update is not None]
         if len(found) < len(each):
             return None
-        self._compare_metrics(found)
+        self._compare_metrics(self._round, found, self._version - 1)
         return found
 
     def _made(self, updates: list[Recorded]) -> tuple[Weights, OptimizerState] | None:
@@ -166,12 +167,26 @@ class _Trial:
         if recorded is not None and _fingerprint(recorded) != _fingerprint(state):
             self._differences.append("made again it has another optimiser state than the recorded one")
 
-    def _compare_metrics(self, updates: list[Recorded]) -> None:
-        """The means that the round closed with follow from its updates' headers, if nobody else scored it."""
-        rows = [(each.update, each.row.offset, each.row.sender, each.row.message_id) for each in updates]
-        means = mean_metrics([intake.claimed(*row) for row in rows], self._version - 1)
-        if not self._round.evaluated and means != self._round.metrics:
-            self._differences.append("its metrics are not the means of what its updates say")
+    def _compare_evaluation(self) -> None:
+        """The last version may have been scored by everybody."""
+        last = self._recording.ledger.evaluation
+        if last is None or last.version != self._version:
+            return
+        if last.digest != self._round.digest:
+            self._differences.append("the journal's evaluation of it is one of another digest")
+        self._compare_metrics(last, [], self._version)
+
+    def _compare_metrics(self, within: Round | Evaluation, updates: list[Recorded], version: int) -> None:
+        """The means in the journal follow from what the updates and those who only scored say."""
+        scores = [
+            self._own("evaluations", partial(self._recording.update, within, row)) for row in within.scores
+        ]
+        read = [*updates, *(score for score in scores if score is not None)]
+        if len(read) < len(updates) + len(scores):
+            return
+        rows = [(each.update, each.row.offset, each.row.sender, each.row.message_id) for each in read]
+        if mean_metrics([intake.claimed(*row) for row in rows], version) != within.metrics:
+            self._differences.append("the metrics in the journal are not the means of what its updates say")
 
     # --- what the log gives
 

@@ -174,6 +174,19 @@ def test_a_flipped_bit_of_an_update_is_found_and_named(copied, run, part, at, re
     assert len(findings[2]["differences"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("repair", "how"), [(False, "can't be read"), (True, "has another header than the one that was accepted")]
+)
+def test_a_flipped_bit_of_the_last_evaluation_is_found_and_named(copied, repair, how):
+    folder, _, ask = copied("small")
+    body = bodies(folder, "results.log")[-1]
+    body.flip(300, repair)
+    result = finished(ask("verify"), code=5)
+    assert re.search(
+        rf"version {ROUNDS} differs: the update of ./0 at offset {body.offset} {how}", result.stderr
+    )
+
+
 @pytest.mark.parametrize("run", ["small", "large"])
 @pytest.mark.parametrize("repair", [False, True])
 def test_a_flipped_bit_of_a_round_task_is_found_and_named(copied, run, repair):

@@ -32,7 +32,7 @@ def made(version, digest, parent, *rows, number=None, skipped=False):
         counts={},
         refusals={},
         metrics={},
-        evaluated=(),
+        scores=(),
         readmitted=(),
         line={},
     )
