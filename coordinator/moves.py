@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.facts import Answer, Closed, Entry, Order, State, apply
+from coordinator.applying import apply
+from coordinator.facts import Answer, Closed, Entry, Order, State
 from coordinator.validation import Verdict
 
 # --- events: what happened, and when (`now`, seconds since 1970)

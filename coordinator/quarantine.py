@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from coordinator.applying import apply
 from coordinator.config import parse
-from coordinator.facts import Answer, Entry, State, apply
+from coordinator.facts import Answer, Entry, State
 from coordinator.validation import OVERRULABLE, unfit
 
 Kind = Literal["refused", "failed", "dead"]

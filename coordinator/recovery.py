@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator import journal
-from coordinator.facts import Entry, State, apply
+from coordinator.applying import apply
+from coordinator.facts import Entry, State
 from coordinator.flood import Floods
 from coordinator.journal import Reader, Writer
 from coordinator.lease import describe

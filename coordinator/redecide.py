@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 from math import inf
 
+from coordinator.applying import apply
 from coordinator.arrivals import Came
-from coordinator.facts import Answer, Closed, Entry, Order, Phase, State, apply
+from coordinator.facts import Answer, Closed, Entry, Order, Phase, State
 from coordinator.moves import (
     Answered,
     Appealed,

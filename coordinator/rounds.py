@@ -1,7 +1,7 @@
 """The state machine: `step(state, event) -> (state, commands)`. No I/O, no clock, no randomness of its own.
 
 Whatever changes a decision becomes a journal entry, and the same entry changes the state
-(`coordinator.facts.apply`). Commands are carried out in order, and an `Append` is confirmed before the next
+(`coordinator.applying`). Commands are carried out in order, and an `Append` is confirmed before the next
 one: that is the write-ahead rule. Verdicts on updates are no entries of their own: they follow from the
 results log, and the `round-closing` entry fixes those that counted.
 """

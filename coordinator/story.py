@@ -1,6 +1,6 @@
 """What a journal tells of the past, for those who ask what else could have come of it. Pure.
 
-A fold over the entries, as `coordinator.facts`; but it remembers what a coordinator may forget: every order,
+A fold over the entries, as `coordinator.applying`; but it remembers what a coordinator may forget: every order,
 when each round opened and closed, and who came and went in between.
 """
 
@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coordinator.facts import Entry, Order, Rules, State, apply
+from coordinator.applying import apply
+from coordinator.facts import Entry, Order, Rules, State
 
 #: Entries by which clients come and go.
 PRESENCE = ("registered", "present", "absent")

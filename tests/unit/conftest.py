@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from coordinator.facts import Answer, Entry, Order, Phase, Rules, State, apply
+from coordinator.applying import apply
+from coordinator.facts import Answer, Entry, Order, Phase, Rules, State
 from coordinator.moves import (
     Answered,
     Appealed,

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.facts import Phase, Rules, State, apply
+from coordinator.applying import apply
+from coordinator.facts import Phase, Rules, State
 from coordinator.moves import Answered, CaughtUp, Died, Dropped, Resumed, Seen, Tick
 from coordinator.selection import Selection
 
