@@ -1,7 +1,7 @@
 """What a journal tells of the past, for those who ask what else could have come of it. Pure.
 
-A fold over the entries, as `coordinator.applying`; but it remembers what a coordinator may forget: every order,
-when each round opened and closed, and who came and went in between.
+A fold over the entries, as `coordinator.applying`; but it remembers what a coordinator may forget: every
+order, when each round opened and closed, and who came and went in between.
 """
 
 from __future__ import annotations
