@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from shared.broker.connect import connect
 from shared.topology import SEGMENT_BYTES, SEGMENTS, Topology
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.machine import Peaks
-from tests.benchmarks.process import Process
+from tests.benchmarks.process import BenchmarkFailed, Process
 
 TRAINER = f"{Path(__file__).with_name('echo.py')}:Echo"
 ITEM_BYTES = 4
@@ -92,10 +93,16 @@ class Warren:
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
     def turn(self, rounds: int = 1) -> list[float]:
-        """Has it do so many rounds; returns the seconds of each."""
+        """Has it do so many rounds; returns the seconds of each.
+
+        Raises:
+            BenchmarkFailed: a round left the model as it was, so the next one would have nothing to publish.
+        """
         self.lead.tell(rounds)
         done = [self.lead.hear("round", self.shape.patience_s) for _ in range(rounds)]
         self.rounds += done
+        if any(one["digest"] == next_["digest"] for one, next_ in pairwise(self.rounds)):
+            raise BenchmarkFailed("a round made no new version: it is no measure of one")
         return [round_["seconds"] for round_ in done]
 
 

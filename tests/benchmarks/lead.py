@@ -36,7 +36,8 @@ class Gate:
     def closed(self, line: Mapping[str, Any]) -> None:
         seconds = time.monotonic() - self._since
         phases = self._watch.totals() if self._watch else {}
-        say({"round": line["round"], "seconds": seconds, "accepted": line["accepted"], "phases": phases})
+        about = {key: line[key] for key in ("round", "accepted", "digest")}
+        say({**about, "seconds": seconds, "phases": phases})
         while self._credit == 0:
             text = sys.stdin.readline()
             if not text:

@@ -14,7 +14,8 @@ TITLE = "Memory"
 NOTES = [
     "A 100 MB model (25 million float32). Peaks of RssAnon in /proc, sampled every 20 ms from the start to "
     "the end of the second round; memory maps of files are not in it, since the kernel may drop them at any "
-    f"time. At most {WORKERS} worker processes; the largest of them is shown.",
+    f"time. At most {WORKERS} worker processes; the largest of them is shown, which has an array "
+    "of the trainer's own among the rest.",
 ]
 
 

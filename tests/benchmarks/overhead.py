@@ -30,10 +30,10 @@ SECTION_BUDGET_S = 480.0
 HELD = 3
 TITLE = "Overhead: rounds without training"
 NOTES = [
-    "Clients return an array of the model's shape; the time is a whole round at the coordinator, from one "
-    "`round-closed` to the next. Up to ten clients are a site and a worker process each; fifty are those of "
-    "two sites with five worker processes each. All four do their rounds in turn, a few rounds each time, "
-    "while the others stand still; the first round of each isn't counted.",
+    "Clients return an array of the model's shape, in which one element changes. The time is a whole round "
+    "at the coordinator, from one `round-closed` to the next. Up to ten clients are a site and a worker "
+    "process each; fifty are those of two sites with five worker processes each. All four do their rounds "
+    "in turn, a few rounds each time, while the others stand still; the first round of each isn't counted.",
     "The floors move the same bytes through the same kinds of queues (streams for the round's task, the "
     "answers and the journal, a quorum queue for each process's orders), with confirms, by as many "
     "processes, and hash (SHA-256) what Warren must hash; they check, spool, fold and remember nothing. "
