@@ -41,7 +41,8 @@ def check(world: World) -> Findings:
     if world.bugs:
         return Findings(world.bugs)
     kind = Remains if world.scenario.lossy else Reckoning
-    reckoning = kind(world.scenario.config, list(_updates(world)))
+    arrivals = None if world.scenario.vandal else _arrivals(world)
+    reckoning = kind(world.scenario.config, list(_updates(world)), arrivals)
     lines = journal(world.server.logs[world.topology.events_log])
     for line in lines:
         reckoning.feed(line)
@@ -83,6 +84,17 @@ def _outcomes(world: World, reckoning: Reckoning) -> Iterator[str]:
             yield f"{machine.name} left another model than the last version"
         if [line["digest"] for line in ended.history] != reckoning.digests:
             yield f"{machine.name} left another history than the journal's"
+
+
+def _arrivals(world: World) -> list[tuple[int, bool]]:
+    """Where the results log had a whole update, and whether it was a new one."""
+    seen: set[str] = set()
+    arrivals: list[tuple[int, bool]] = []
+    for part in world.server.logs[world.topology.results_log].parts:
+        if part.kind == Update.KIND and part.part == part.parts - 1:
+            arrivals.append((part.offset, part.message_id not in seen))
+            seen.add(part.message_id)
+    return arrivals
 
 
 def undisturbed_digest(config: Config, clients: Sequence[str], size: int) -> str:

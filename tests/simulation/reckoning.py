@@ -37,12 +37,15 @@ class Order:
 class Reckoning:
     """The federation as the logs tell it, folded entry by entry; `faults` are contradictions on the way.
 
+    `arrivals` are the offsets at which an update was whole, copies too, each with whether it was the first;
+    None: what nobody honest sent gets verdicts too, by the part.
     `taken` are the assignments whose answer was accepted once, counted or not; `doubtful` those that had an
     answer before they counted themselves.
     """
 
     config: Config
     updates: Sequence[tuple[Message, Update]]
+    arrivals: Sequence[tuple[int, bool]] | None = None
     faults: list[str] = field(default_factory=list)
     run: str = ""
     clients: dict[str, str] = field(default_factory=dict)
@@ -112,6 +115,8 @@ class Reckoning:
         """A closing counts what was accepted since the last one, and all of it."""
         for row in rows:
             self._check_row(row)
+        if self.arrivals is not None:
+            self._check_verdicts(line, self.arrivals)
         sure, possible = self._accepted(line)
         chosen = {row.id for row in rows}
         self.taken |= chosen
@@ -121,6 +126,16 @@ class Reckoning:
             self.faults.append(f"round {line.data['round']} leaves out {len(sure - chosen)} accepted updates")
         expected = {order_id("train", c, self.round, self.digest, 0) for c in self.clients}
         self.all_answered = self.all_answered and (self.version < 0 or chosen == expected)
+
+    def _check_verdicts(self, line: Line, arrivals: Sequence[tuple[int, bool]]) -> None:
+        """Each update got one verdict; a copy may have got one too, as a duplicate."""
+        window = [first for at, first in arrivals if self.decided < at <= line.data["decided"]]
+        if not sum(window) <= sum(line.data["counts"].values()) <= len(window):
+            counts = {name: n for name, n in line.data["counts"].items() if n}
+            self.faults.append(
+                f"round {line.data['round']} gave the verdicts {counts} to {sum(window)} updates, "
+                f"which came {len(window)} times"
+            )
 
     def _check_row(self, row: Closed) -> None:
         """A counted update is in the log, and is what the entry says."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from coordinator.moves import Command
@@ -30,29 +30,43 @@ class Commanded(Coordinator):
 
 @dataclass
 class Strike:
-    """Strikes a process at its place number `at`; or at none, and only counts them.
+    """Strikes the first process that is meant at its place number `at[0]`, the next one at `at[1]`, ….
 
-    The victim is the first whose place passes `is_meant`. `places` are those that it passed.
+    `passed` are the places of each of them. With no `at` it strikes nobody, and counts the first's places.
     """
 
     is_meant: Callable[[Process, str], bool]
     how: How
-    at: int = -1
+    at: Sequence[int] = ()
     world: World | None = None
-    victim: str = ""
-    places: list[str] = field(default_factory=list)
+    passed: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def victim(self) -> str:
+        """The first process."""
+        return next(iter(self.passed))
+
+    @property
+    def places(self) -> list[str]:
+        """Those that the first process passed."""
+        return self.passed[self.victim]
 
     @property
     def place(self) -> str:
-        """Where it struck."""
-        return self.places[self.at]
+        """Where the first was struck."""
+        return self.places[self.at[0]]
 
     def __call__(self, process: Process, what: str) -> None:
-        if not self.is_meant(process, what) or self.victim not in ("", process.name):
+        if not self.is_meant(process, what):
             return
-        self.victim = process.name
-        self.places.append(what)
-        if len(self.places) - 1 == self.at:
+        if process.name not in self.passed:
+            if len(self.passed) >= max(len(self.at), 1):
+                return
+            self.passed[process.name] = []
+        places = self.passed[process.name]
+        places.append(what)
+        number = list(self.passed).index(process.name)
+        if number < len(self.at) and len(places) - 1 == self.at[number]:
             assert self.world is not None
             self.how(self.world, process)
 
@@ -79,6 +93,11 @@ def run(scenario: Scenario, strike: Strike) -> Run:
 def at_command(process: Process, what: str) -> bool:
     """Before and after each command of a coordinator's."""
     return process.name.startswith("coordinator") and what.startswith(("before ", "after "))
+
+
+def at_any_place(process: Process, _what: str) -> bool:
+    """At each command of a coordinator's, and at each use of a port."""
+    return process.name.startswith("coordinator")
 
 
 def at_port_of(role: str) -> Callable[[Process, str], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from random import Random
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.simulation.strike import (
     How,
     Run,
     Strike,
+    at_any_place,
     at_command,
     at_port_of,
     cut_off,
@@ -49,7 +51,7 @@ def each_place(given: Scenario, is_meant: Callable[[Process, str], bool], how: H
     undisturbed = run(given, Strike(is_meant, how))
     assert undisturbed.findings.wrong == []
     for number in count():
-        struck = run(given, Strike(is_meant, how, number))
+        struck = run(given, Strike(is_meant, how, [number]))
         if number >= len(struck.strike.places):
             assert number >= len(undisturbed.strike.places)
             return
@@ -66,6 +68,19 @@ def test_coordinator_killed_before_and_after_each_command(mode):
         each.strike.place for each in runs
     }
     assert all(each.findings.leaders == 2 for each in runs)
+
+
+@pytest.mark.parametrize("mode", ["rounds", "buffered"])
+@pytest.mark.parametrize("coordinators", [1, 2])
+def test_coordinator_killed_and_then_its_successors(mode, coordinators):
+    given, rng = scenario(mode, coordinators), Random(1)
+    undisturbed = run(given, Strike(at_any_place, dying))
+    for _ in range(30):
+        at = [rng.randrange(len(undisturbed.strike.places)), rng.randrange(40), rng.randrange(20)]
+        struck = run(given, Strike(at_any_place, dying, at))
+        assert struck.findings.wrong == [], f"struck at {at}"
+        if mode == "rounds":
+            assert struck.findings.digest == undisturbed.findings.digest, f"struck at {at}"
 
 
 @pytest.mark.parametrize("mode", ["rounds", "buffered"])
