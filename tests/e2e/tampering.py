@@ -27,8 +27,10 @@ class Body:
     segment: str | None
     position: int | None
 
-    def flip(self, at: int, repair: bool) -> None:
-        """Flips the lowest bit of the byte `at` (negative: from the end); `repair`: also its checksum."""
+    def flip(self, at: int | str, repair: bool) -> None:
+        """Flips the lowest bit of the byte `at` (negative: from the end), or of a header's text of that name;
+        `repair`: also its checksum.
+        """
         with _database(self.folder) as db:
             if self.segment is None:
                 (found,) = db.execute("SELECT body FROM parts WHERE offset = ?", (self.offset,)).fetchone()
@@ -43,7 +45,7 @@ class Body:
         with _database(self.folder) as db:
             db.execute("DELETE FROM parts WHERE offset = ?", (self.offset,))
 
-    def _flip_in_segment(self, at: int) -> bytes:
+    def _flip_in_segment(self, at: int | str) -> bytes:
         with (self.folder / "segments" / str(self.segment)).open("r+b") as file:
             file.seek(self.position or 0)
             body = _flipped(file.read(self.size), at)
@@ -78,15 +80,17 @@ def rewrite_results(url: str, federation: str, change: Callable[[Part], Part]) -
     assert [part.offset for part in again] == [part.offset for part in parts]
 
 
-def flipped(part: Part, at: int, repair: bool) -> Part:
+def flipped(part: Part, at: int | str, repair: bool) -> Part:
     """The part with the lowest bit of a byte flipped."""
     body = _flipped(part.body, at)
     return replace(part, body=body, crc32=zlib.crc32(body) if repair else part.crc32)
 
 
-def _flipped(body: bytes | memoryview, at: int) -> bytes:
+def _flipped(body: bytes | memoryview, at: int | str) -> bytes:
     changed = bytearray(body)
-    changed[at] ^= 1
+    # Some bytes into the text, behind its name and its length.
+    place = changed.index(at.encode()) + len(at) + 4 if isinstance(at, str) else at
+    changed[place] ^= 1
     return bytes(changed)
 
 
