@@ -86,7 +86,7 @@ class _Probe:
     def _ask(self, queue: str, channel: Channel) -> None:
         channel.add_on_close_callback(lambda *_: self._on_answer(queue))
         channel.basic_qos(prefetch_count=1)
-        # What it takes it gives back: its channel is closed at once.
+        # What it takes it gives back: its channel is closed at once, or the connection when it is silent.
         channel.basic_consume(queue, lambda *_: None, callback=lambda _: channel.close())
 
     def _on_answer(self, queue: str) -> None:
@@ -98,6 +98,8 @@ class _Probe:
 
     def _look(self, connection: Connection) -> None:
         if connection is self._connection:
+            self._connection = None
+            connection.abort("a queue gave no answer")
             self._end()
 
     def _end(self) -> None:

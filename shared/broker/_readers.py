@@ -1,14 +1,11 @@
-"""Subscriptions at RabbitMQ: followers of streams and consumers of queues, through lost connections."""
+"""Subscriptions at RabbitMQ, through lost connections: what they share, and consumers of queues."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -24,18 +21,12 @@ from shared.broker._amqp import (
     text_of,
 )
 from shared.broker._link import Link
-from shared.broker.port import FIRST, NEXT, Delivery, Lost, Part, Sink
+from shared.broker.port import Delivery, Sink
 from shared.errors import BrokerUnreachable, WarrenError
 from shared.retry import Complaint, Pauses
 
 log = logging.getLogger(__name__)
 
-#: How far our clock may be ahead of the broker's. A follower from NEXT that has to wait for its log, or loses
-#: its connection before it saw anything, goes on so long before its attach.
-CLOCK_SKEW = timedelta(seconds=60)
-#: A stream that was attached to again where it was read to gives its last part once more; one that gives
-#: nothing for so long, in seconds, no longer has it.
-SILENCE_S = 15.0
 #: What a cluster's node says of a stream that only others have copies of.
 ELSEWHERE = "replica on the local node"
 #: How long the broker may take to answer the end of a consumer.
@@ -260,112 +251,3 @@ class Consumer(Reader):
 
     def _on_deleted(self) -> None:
         """Nothing of it is remembered here."""
-
-
-class Follower(Reader):
-    """Reads a stream, on a link that it has for itself: streams answer what a client does to unacked
-    deliveries at its end by breaking the connection.
-
-    An offset that the log hasn't reached is waited for: nothing is handed out until it gets there.
-    Attached once more, it looks whether the part that was handed out last is still there: a broker that lost
-    the end of a log would hand out nothing behind it, even when the log has grown past there again.
-    """
-
-    def __init__(
-        self, link: Link, log_name: str, start: int, sink: Sink, prefetch: int, lost: Lost | None = None
-    ) -> None:
-        super().__init__(link, log_name, sink, prefetch)
-        self._lost = lost
-        self._last = ""
-        self._checking: Channel | None = None
-        self._floor = max(start, 0)
-        self._seen = False
-        # The broker sends what was published in one go in one go, whatever the prefetch.
-        self._behind: deque[tuple[Channel, int, Part]] = deque()
-        self._out = 0
-        self._pumping = False
-        self._start_at: object = {FIRST: "first", NEXT: "next"}.get(start, start)
-
-    def close(self) -> None:
-        super().close()
-        self._link.close()
-
-    def _arguments(self) -> dict[str, object]:
-        # Not the floor itself: behind the tail of a log there is nothing to attach to.
-        return {"x-stream-offset": self._floor - 1 if self._seen else self._start_at}
-
-    def _start(self) -> None:
-        if self._start_at == "next":
-            # From now on all counts, also in a log that isn't there yet.
-            self._start_at = datetime.now(UTC) - CLOCK_SKEW
-        super()._start()
-
-    def _on_consuming(self) -> None:
-        super()._on_consuming()
-        channel = self._channel
-        if self._seen and channel is not None:
-            self._checking = channel
-            self._link.later(SILENCE_S, lambda: self._on_silence(channel))
-
-    def _on_silence(self, channel: Channel) -> None:
-        if self._checking is channel is self._channel:
-            self._on_lost()
-
-    def _is_still_there(self, offset: int, message_id: str) -> bool:
-        """Whether what the log gives at first agrees with what was handed out last, as far as it shows."""
-        self._checking = None
-        return offset != self._floor - 1 or message_id == self._last
-
-    def _on_lost(self) -> None:
-        """The broker lost what was handed out."""
-        text = f"{self._queue} lost its end, which was read to offset {self._floor - 1}"
-        self._checking = None
-        self._behind.clear()
-        if self._lost is None:
-            log.warning("%s: reading it from its beginning", text)
-            self._on_deleted()
-            if self._connection is not None:
-                self._connection.abort("its log lost its end")
-        else:
-            self._link.remove(self)
-            self._channel, tell = None, self._lost
-            tell(text)
-
-    def _take(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
-        offset = number(headers_of(properties), "x-stream-offset", -1)
-        if self._checking is channel and not self._is_still_there(offset, properties.message_id):
-            self._on_lost()
-            return
-        self._behind.append((channel, method.delivery_tag, part_of(properties, body, offset)))
-        self._pump()
-
-    def _pump(self) -> None:
-        if self._pumping:
-            return  # a sink acked at once
-        self._pumping = True
-        while self._behind and self._out < self._prefetch and self._gone is None:
-            self._pass_on(*self._behind.popleft())
-        self._pumping = False
-
-    def _pass_on(self, channel: Channel, tag: int, part: Part) -> None:
-        if not channel.is_open:
-            return  # it comes again
-        if part.offset < 0:  # its headers are unreadable; it isn't before this
-            part = replace(part, offset=self._floor)
-        if part.offset < self._floor:
-            channel.basic_ack(tag)
-            return
-        self._floor, self._seen, self._last = part.offset + 1, True, part.message_id
-        self._out += 1
-        self._hand_out(Delivery(part, Settle(self._link, channel, tag, self._make_room).ack))
-
-    def _make_room(self) -> None:
-        self._out -= 1
-        self._pump()
-
-    def _end(self, channel: Channel) -> None:
-        if self._gone is not None:
-            self._gone.set_result(None)  # the connection ends next
-
-    def _on_deleted(self) -> None:
-        self._floor, self._seen, self._start_at = 0, False, "first"

@@ -25,12 +25,13 @@ from pika.adapters.utils.io_services_utils import _AsyncTransportBase  # type: i
 from shared.broker._address import each_host
 from shared.broker._amqp import Channel, Connection, Loop, why_not, words_of
 from shared.broker._errand import declaring, deleting, run
+from shared.broker._follower import Follower
 from shared.broker._jobs import Job, check_names
 from shared.broker._link import Door, Link
 from shared.broker._mending import Mender
 from shared.broker._nodes import REPLY_TO, Census
 from shared.broker._publisher import Publisher
-from shared.broker._readers import Consumer, Follower, Reader
+from shared.broker._readers import Consumer, Reader
 from shared.broker.port import NEXT, Delivery, Lost, Publication, Sink, Subscription
 from shared.errors import ConfigError, UnconfirmedError, WarrenError
 from shared.topology import Exchange, Queue
