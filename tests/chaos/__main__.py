@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.chaos.plan import FREEZE, draw
 from tests.chaos.run import Run, run, verify
 from tests.chaos.services import BROKERS, Services, serving
 from tests.chaos.setting import MODES, OPTIMIZERS, Setting
@@ -25,9 +26,10 @@ def main() -> int:
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="warren-chaos-"))
     with serving(options.broker, folder) as services:
-        calm = run(_setting(options, folder, "calm", services), services.phoenixes, 0, 0, options.deadline)
+        calm = run(_setting(options, folder, "calm", services), {}, (), options.deadline)
         setting = _setting(options, folder, "chaos", services)
-        chaos = run(setting, services.phoenixes, options.kills, options.seed, options.deadline)
+        plan = draw(options.seed, options.kills, options.freezes, setting.trainings, bool(services.phoenixes))
+        chaos = run(setting, services.phoenixes, plan, options.deadline)
         wrong = [*(f"undisturbed: {sentence}" for sentence in calm.wrong), *chaos.wrong, *verify(setting)]
     if options.mode == "rounds" and calm.digest != chaos.digest:
         wrong.append(f"the last digest is {chaos.digest[:12]}, undisturbed it is {calm.digest[:12]}")
@@ -48,6 +50,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="draws which process is killed when")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--freezes", type=int, default=2, help="coordinators that stop until another leads")
     parser.add_argument("--broker", choices=BROKERS, default="rabbit")
     parser.add_argument("--mode", choices=MODES, default="rounds")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="fedavg")
@@ -81,13 +84,13 @@ OUTCOMES = (
     "counted", "duplicate", "late", "before its order", "after the end", "not asked for", "failure", "lost",
 )  # fmt: skip
 ROWS = (
-    *(f"kills: {kind}" for kind in KINDS), "rounds", "changes of leader",
+    *(f"kills: {kind}" for kind in KINDS), "coordinators frozen", "rounds", "changes of leader",
     *(f"updates: {name}" for name in OUTCOMES), "versions made again", "seconds", "last digest",
 )  # fmt: skip
 
 
 def _column(made: Run) -> list[str]:
-    kills = [str(made.kills[kind]) for kind in KINDS]
+    kills = [str(made.kills[kind]) for kind in (*KINDS, FREEZE)]
     found = made.findings
     if found is None:
         return [*kills, *["?"] * (len(ROWS) - len(kills))]

@@ -19,6 +19,8 @@ DEPOSED, DEPOSED_CODE = "leads this federation now", 4
 UNREACHABLE_CODE = 3
 #: A process that ended by itself is started again after so many seconds.
 PAUSE_S = 0.3
+#: A frozen process wakes up after so many seconds: a leader's lease, of 10 s, is another's then.
+FREEZE_S = 12.0
 
 
 class CrewFailed(RuntimeError):
@@ -37,10 +39,15 @@ class Member:
         self._process: subprocess.Popen[bytes] | None = None
         self._due_at = 0.0
         self._killed = False
+        self._wakes_at: float | None = None
 
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def frozen(self) -> bool:
+        return self._wakes_at is not None
 
     @property
     def led_at(self) -> float:
@@ -61,16 +68,24 @@ class Member:
         if self._process is None:
             return
         self._killed, self._due_at = True, time.monotonic() + rest_s
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
+        self._wakes_at = None
+
+    def freeze(self) -> None:
+        """SIGSTOP: it knows nothing of the time until it wakes up."""
+        self._signal(signal.SIGSTOP)
+        self._wakes_at = time.monotonic() + FREEZE_S
 
     def tend(self) -> bool:
-        """Starts it again if it is due; returns whether it ended for good, with success.
+        """Starts or wakes it again if it is due; returns whether it ended for good, with success.
 
         Raises:
             CrewFailed: it ended in a way that no kill explains.
         """
+        if self._wakes_at is not None and time.monotonic() >= self._wakes_at:
+            self._signal(signal.SIGCONT)
+            self._wakes_at = None
         if self.running:
             return False
         if not self._killed and self._process is not None:
@@ -81,6 +96,11 @@ class Member:
         if time.monotonic() >= self._due_at:
             self.start()
         return False
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def _check_end(self, code: int) -> None:
         """A coordinator may end because a service is away, or because another leads."""
@@ -129,10 +149,15 @@ class Crew:
         return any(ended)
 
     def victim(self, kind: str, pick: float) -> Member | None:
-        """The running process that `pick`, in [0, 1), chooses: who leads, rather than who stands by."""
+        """The running process that `pick`, in [0, 1), chooses: who leads, rather than who stands by.
+
+        None while one of its kind is frozen: another shall have the time to take over.
+        """
         running = [member for member in self.members if member.kind == kind and member.running]
+        if not running or any(member.frozen for member in running):
+            return None
         running.sort(key=lambda member: member.led_at, reverse=True)
-        return running[int(pick * pick * len(running))] if running else None
+        return running[int(pick * pick * len(running))]
 
     def trained(self) -> int:
         """The trainings that were done so far."""

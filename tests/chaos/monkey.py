@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from tests.chaos.crew import Crew
-from tests.chaos.plan import TRAINED, Kill
+from tests.chaos.crew import Crew, Member
+from tests.chaos.plan import FREEZE, TRAINED, Kill
 from tests.chaos.services import Phoenix
 from tests.chaos.setting import Setting
 from tests.chaos.tail import Tail
@@ -17,7 +17,7 @@ HURRY = 0.8
 
 
 class Monkey:
-    """Carries out a plan, a look at a time. `done` counts the kills by kind."""
+    """Carries out a plan, a look at a time. `done` counts the kills by kind, and the freezes."""
 
     def __init__(
         self, plan: Sequence[Kill], crew: Crew, tail: Tail, services: Mapping[str, Phoenix], setting: Setting
@@ -36,6 +36,10 @@ class Monkey:
         self._due_at: dict[Kill, float] = {}
         self._queues_since: float | None = None
         self.done: Counter[str] = Counter()
+
+    @property
+    def is_done(self) -> bool:
+        return not self._plan
 
     def look(self) -> None:
         """Kills what is due now."""
@@ -70,7 +74,7 @@ class Monkey:
 
     def _possible(self, kill: Kill) -> bool:
         if kill.kind not in self._services:
-            return self._crew.victim(kill.kind, kill.pick) is not None
+            return self._victim(kill) is not None
         service = self._services[kill.kind]
         aged = self._queues_since is not None and time.monotonic() - self._queues_since > service.lives_s
         return service.up_s > service.lives_s and (aged or kill.kind != "rabbitmq")
@@ -79,6 +83,14 @@ class Monkey:
         self._plan.remove(kill)
         if kill.kind in self._services:
             self._services[kill.kind].kill(kill.rest_s)
-        elif (victim := self._crew.victim(kill.kind, kill.pick)) is not None:
-            victim.kill(kill.rest_s)
+        elif (victim := self._victim(kill)) is not None:
+            if kill.kind == FREEZE:
+                victim.freeze()
+            else:
+                victim.kill(kill.rest_s)
         self.done[kill.kind] += 1
+
+    def _victim(self, kill: Kill) -> Member | None:
+        if kill.kind == FREEZE:
+            return self._crew.victim("coordinator", 0.0)
+        return self._crew.victim(kill.kind, kill.pick)

@@ -26,6 +26,10 @@ JITTER_S = 0.3
 REST_S = 1.5
 
 
+#: A kill that is none: a coordinator is stopped, and wakes up when another leads.
+FREEZE = "freeze"
+
+
 @dataclass(frozen=True)
 class Kill:
     """One kill: of what kind of process, and when.
@@ -43,14 +47,14 @@ class Kill:
     pick: float
 
 
-def draw(seed: int, kills: int, trainings: int, services: bool) -> list[Kill]:
-    """The kills in order; `trainings` is how many the federation takes undisturbed."""
+def draw(seed: int, kills: int, freezes: int, trainings: int, services: bool) -> list[Kill]:
+    """The kills and freezes in order; `trainings` is how many the federation takes undisturbed."""
     rng = random.Random(seed)
     of_services = kills // EVERY if services else 0
     kinds = ["rabbitmq"] * min(of_services, MAX_RABBIT_KILLS) + ["redis"] * of_services
     others = kills - len(kinds)
     kinds += ["coordinator"] * round(others * COORDINATORS)
-    kinds += ["worker"] * (kills - len(kinds))
+    kinds += ["worker"] * (kills - len(kinds)) + [FREEZE] * freezes
     rng.shuffle(kinds)
     mean = SPREAD * trainings / max(kills, 1) / (1 - AT_ONCE)
     return [_kill(rng, kind, mean) for kind in kinds]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pika.exceptions import AMQPError
@@ -16,7 +16,7 @@ from tests.chaos.check import Findings, check
 from tests.chaos.crew import Crew, CrewFailed
 from tests.chaos.logs import read
 from tests.chaos.monkey import Monkey
-from tests.chaos.plan import draw
+from tests.chaos.plan import Kill
 from tests.chaos.services import Phoenix
 from tests.chaos.setting import Setting
 from tests.chaos.tail import Tail
@@ -42,13 +42,12 @@ class Run:
         return self.findings.story.digest if self.findings is not None else ""
 
 
-def run(setting: Setting, services: Mapping[str, Phoenix], kills: int, seed: int, deadline_s: float) -> Run:
-    """Runs a federation while `kills` of its processes and services are killed, and judges its logs.
+def run(setting: Setting, services: Mapping[str, Phoenix], plan: Sequence[Kill], deadline_s: float) -> Run:
+    """Runs a federation while its processes and services are killed as planned, and judges its logs.
 
     The last round waits until all kills are done.
     """
     made = Run(setting)
-    plan = draw(seed, kills, setting.trainings, "rabbitmq" in services)
     began = time.monotonic()
     with Crew(setting) as crew, Tail(setting.name, setting.broker) as tail:
         monkey = Monkey(plan, crew, tail, services, setting)
@@ -57,7 +56,7 @@ def run(setting: Setting, services: Mapping[str, Phoenix], kills: int, seed: int
                 if time.monotonic() - began > deadline_s:
                     raise CrewFailed(f"the federation is not done after {deadline_s:g} s")
                 monkey.look()
-                if monkey.done.total() == kills:
+                if monkey.is_done:
                     setting.gate.touch()
                 tail.news.wait(LOOK_S)
                 tail.news.clear()
@@ -68,8 +67,8 @@ def run(setting: Setting, services: Mapping[str, Phoenix], kills: int, seed: int
         made.wrong += [f"{name} showed a traceback" for name in crew.tracebacks()]
     for service in services.values():
         service.wait()
-    if made.kills.total() < kills:
-        made.wrong.append(f"only {made.kills.total()} of {kills} kills found their time")
+    if not monkey.is_done:
+        made.wrong.append(f"only {made.kills.total()} of {len(plan)} kills found their time")
     _judge(made)
     return made
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.chaos.plan import draw
 from tests.chaos.run import run, verify
 from tests.chaos.services import serving
 from tests.chaos.setting import Setting
@@ -21,7 +22,7 @@ def undisturbed(tmp_path_factory):
     """The same federation when nothing is killed, in a hurry: neither pauses nor the broker change a bit."""
     folder = tmp_path_factory.mktemp("undisturbed")
     inside = str(folder / "log")
-    done = run(Setting("calm", folder / "run", inside, inside, ROUNDS, pause_s=0.0), {}, 0, 0, DEADLINE_S)
+    done = run(Setting("calm", folder / "run", inside, inside, ROUNDS, pause_s=0.0), {}, (), DEADLINE_S)
     assert done.wrong == []
     return done
 
@@ -34,7 +35,8 @@ def test_every_update_is_counted_once_whatever_is_killed(broker, pause_s, undist
             undisturbed.setting, name="chaos", folder=tmp_path / "chaos", pause_s=pause_s,
             broker=services.broker, state=services.state,
         )  # fmt: skip
-        disturbed = run(setting, services.phoenixes, KILLS, 1, DEADLINE_S)
+        plan = draw(1, KILLS, 0, setting.trainings, bool(services.phoenixes))
+        disturbed = run(setting, services.phoenixes, plan, DEADLINE_S)
         assert disturbed.wrong == []
         assert disturbed.kills.total() == KILLS
         assert disturbed.digest == undisturbed.digest

@@ -25,7 +25,7 @@ def logs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("honest")
     inside = str(folder / "log")
     setting = Setting("honest", folder / "run", inside, inside, rounds=3, pause_s=0.0)
-    assert run(setting, {}, 0, 0, DEADLINE_S).wrong == []
+    assert run(setting, {}, (), DEADLINE_S).wrong == []
     read_back = read("honest", inside)
     # The standby may have taken over after the end.
     end = entries(read_back, "finished")[0]
