@@ -84,7 +84,7 @@ def attack(url, target):
     return sum(message.is_judged for message in made)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 def test_ten_thousand_hostile_messages_change_nothing(place, undisturbed, wait_for):
     fed, url_of = place
     attested = bool(fed.urls)
@@ -92,7 +92,7 @@ def test_ten_thousand_hostile_messages_change_nothing(place, undisturbed, wait_f
     toml = fed.write(
         sites,
         federation={"rounds": ROUNDS},
-        cohort={"minimum": 2, "deadline_s": 200.0},
+        cohort={"minimum": 2, "deadline_s": 300.0, "absent_s": 300.0},
         security={"attest": attested},
     )
     fed.gate.touch()
@@ -100,16 +100,17 @@ def test_ten_thousand_hostile_messages_change_nothing(place, undisturbed, wait_f
     wait_for(lambda: fed.urls or (fed.out / "log").exists(), timeout_s=60, what="the broker")
     for site in sites:
         fed.worker(site, broker_url=url_of(site["name"]))
-    wait_for(lambda: len(fed.history()) >= 2, timeout_s=60, what="a round")
+    wait_for(lambda: len(fed.history()) >= 2, timeout_s=100, what="a round")
     fed.gate.unlink()
 
-    held = wait_for(lambda: held_round(fed), timeout_s=60, what="a round that is held")
+    held = wait_for(lambda: held_round(fed), timeout_s=100, what="a round that is held")
     target = target_of(fed, undisturbed, held)
     before = anonymous(coordinator.pid)
     with Peaks([coordinator.pid]) as peaks:
         judged = attack(url_of("mallory"), target)
         fed.gate.touch()
-        result = fed.done(coordinator)
+        wait_for(lambda: coordinator.poll() is not None, timeout_s=200, what="the federation's end")
+    result = fed.done(coordinator)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     assert peaks.anonymous[coordinator.pid] - before < 32 * MB
