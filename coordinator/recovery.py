@@ -19,7 +19,7 @@ from shared.topology import Topology
 #: How often another leader's last entries may come in between before a coordinator gives up.
 TRIES = 20
 #: Entries that a new leader may write before it has published again what is unsure.
-PASSING = ("registered", "present", "absent", "results-lost")
+PASSING = ("registered", "present", "absent", "results-lost", "failed", "readmitted")
 
 
 @dataclass
