@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 
 #: Parts of the results log in hand at one time: prefetch × part size stays at 32 MiB.
 PREFETCH = 8
+#: Presences in hand: a site may make them as large as the broker takes.
+PRESENCES = 20
 #: Makes events of a part that came, while the federation stands at a state, at a time.
 Inlet = Callable[[Part, State, float], Iterable[Event]]
 #: What has come in: to be called by the coordinator's own thread.
@@ -253,7 +255,7 @@ class Coordinator:
         start = self._state.read_from if self._state.read_from >= 0 else FIRST
         result = self._sink(self._result)
         add(broker.follow(topology.results_log, start, result, prefetch=PREFETCH, lost=lost))
-        add(broker.consume(topology.presence_box, self._sink(self._inlets.presence), prefetch=100))
+        add(broker.consume(topology.presence_box, self._sink(self._inlets.presence), prefetch=PRESENCES))
 
     def _sink(self, inlet: Inlet) -> Callable[[Delivery], None]:
         """What hands a subscription's deliveries to the coordinator's own thread."""

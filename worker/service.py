@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 PRESENCE_S = 5.0
 #: How often it looks for a federation that is not declared yet.
 RETRY_S = 0.2
+#: How long it keeps an assignment whose answer the broker doesn't take, before a replica may try, in seconds.
+UNROUTABLE_S = 5.0
 #: An answer that the broker has confirmed already, and asks for again since only the ack was lost, is sent
 #: again up to this size: RabbitMQ 3.10 may lose what it confirmed. A bad line shall not carry more again.
 RESENT_BYTES = codec.SINGLE_PART_BYTES
@@ -184,6 +186,8 @@ class Worker:
             self._broker.publish(publications, then_ack=delivery)
         except (NotDeclaredError, UnroutableError) as error:
             log.warning("the answer of %s has nowhere to go: %s", answer.update.client, error)
+            # Not at once: handed out ten times, the assignment would be a dead letter.
+            self._stopping.wait(UNROUTABLE_S)
             delivery.give_back()
             return
         self._answered += 1
