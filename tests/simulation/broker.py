@@ -22,13 +22,19 @@ from tests.simulation.subscriptions import Consuming, Following
 RECONNECT_S = 1.0
 #: Parts arrive in order, so far apart at the least.
 SPACING_S = 1e-6
+#: How long a part of a large message takes, at most.
+LARGE_S = 2.0
 
 
 class Lags:
     """How long things take on their way, in seconds: mostly little, at times long, until all is calm."""
 
-    def __init__(self, scheduler: Scheduler, slow: float, slowest_s: float, calm_at: float) -> None:
-        """`slow`: the part of messages that take up to `slowest_s`, until `calm_at`."""
+    def __init__(
+        self, scheduler: Scheduler, slow: float, slowest_s: float, calm_at: float, large: float
+    ) -> None:
+        """`slow`: the part of messages that take up to `slowest_s`, until `calm_at`; `large`: that of
+        publishes whose every part takes up to LARGE_S."""
+        self.large = large
         self._scheduler = scheduler
         self._random = scheduler.rng.random
         self._slow = slow
@@ -194,8 +200,9 @@ class SimBroker:
         self._flights.append(flight)
         arrives = self.lags()
         confirmed = 0.0
+        spacing = self.rng.uniform(0.0, LARGE_S) if self.rng.random() < self.lags.large else SPACING_S
         for index in tuple(flight.underway):
-            arrives += self.lags() / 4 + SPACING_S
+            arrives += self.lags() / 4 + spacing
             confirmed = max(confirmed, arrives + self.lags())
             scheduler.after(arrives, lambda i=index: self._arrive(flight, i, publications[i], offsets))
             scheduler.after(confirmed, lambda i=index: self._confirm(flight, i))

@@ -50,10 +50,10 @@ class Scenario:
 
     `rates`: by kind of fault, how many come in a second of true time, until `calm_at`; `at_steps`: by kind,
     the part of the uses of a port at which one comes, until then. `slow`: the part of messages that take up
-    to `slowest_s`. `worst_clock_s`, `drift`: how far clocks may be off, and how much faster or slower.
-    `in_parts`: even small messages travel in several parts. `atomic`: the broker is one of a folder, without
-    lines that break. `vandal`: somebody publishes what is no honest worker's. `lossy`: a broker that
-    restarts loses the ends of its logs.
+    to `slowest_s`; `large`: that of publishes that take long, each part. `worst_clock_s`, `drift`: how far
+    clocks may be off, and how much faster or slower. `in_parts`: even small messages travel in several
+    parts. `atomic`: the broker is one of a folder, without lines that break. `vandal`: somebody publishes
+    what is no honest worker's. `lossy`: a broker that restarts loses the ends of its logs.
     """
 
     config: Config
@@ -65,6 +65,7 @@ class Scenario:
     calm_at: float = 0.0
     slow: float = 0.0
     slowest_s: float = 5.0
+    large: float = 0.0
     worst_clock_s: float = 0.0
     drift: float = 0.0
     in_parts: bool = False
@@ -98,6 +99,7 @@ def draw(seed: int, *, lossy: bool = False) -> Scenario:
         calm_at=rng.uniform(20.0, 120.0),
         slow=rng.choice((0.0, 0.0, 0.02, 0.1)),
         slowest_s=rng.choice((2.0, 20.0)),
+        large=rng.choice((0.0, 0.03, 0.2)),
         worst_clock_s=rng.choice((0.0, 5.0, 3 * HOUR_S)),
         drift=rng.choice((0.0, 0.001, 0.1)),
         in_parts=rng.random() < 0.3,

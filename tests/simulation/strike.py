@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from coordinator.moves import Command
 from coordinator.service import Coordinator
 from tests.simulation.invariants import Findings, check
 from tests.simulation.process import Process
+from tests.simulation.run import small_parts
 from tests.simulation.scenario import Scenario
 from tests.simulation.server import Log
 from tests.simulation.world import World
@@ -82,12 +84,13 @@ class Run:
 
 def run(scenario: Scenario, strike: Strike) -> Run:
     """The scenario with that one fault."""
-    strike.world = world = World(scenario, 1, on_step=strike, make=Commanded)
-    try:
-        world.run()
-        return Run(strike, check(world), world.ends)
-    finally:
-        world.close()
+    with small_parts() if scenario.in_parts else nullcontext():
+        strike.world = world = World(scenario, 1, on_step=strike, make=Commanded)
+        try:
+            world.run()
+            return Run(strike, check(world), world.ends)
+        finally:
+            world.close()
 
 
 def at_command(process: Process, what: str) -> bool:

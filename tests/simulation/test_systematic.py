@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import count
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.timeout(900)
 TAKEN_OVER_S, FINISHED_S = 12.0, 90.0
 
 
-def scenario(mode: str, coordinators: int) -> Scenario:
+def scenario(mode: str, coordinators: int, **more: Any) -> Scenario:
     """A small federation whose deadlines are no hurry: all that is lost has to be found again."""
     config = {
         "federation": {"name": "simulated", "rounds": 2, "seed": 7, "mode": mode},
@@ -43,7 +44,7 @@ def scenario(mode: str, coordinators: int) -> Scenario:
         "server": {"optimizer": "fedadam", "learning_rate": 0.5},
     }
     sites = (Site("a", 1), Site("b", 2, workers=2))
-    return Scenario(Config.model_validate(config), sites, coordinators)
+    return Scenario(Config.model_validate(config), sites, coordinators, **more)
 
 
 def each_place(given: Scenario, is_meant: Callable[[Process, str], bool], how: How) -> Iterator[Run]:
@@ -68,6 +69,12 @@ def test_coordinator_killed_before_and_after_each_command(mode):
         each.strike.place for each in runs
     }
     assert all(each.findings.leaders == 2 for each in runs)
+
+
+@pytest.mark.parametrize("mode", ["rounds", "buffered"])
+def test_coordinator_killed_while_updates_are_half_there(mode):
+    runs = list(each_place(scenario(mode, 1, in_parts=True, large=0.3), at_command, dying))
+    assert len(runs) > 40
 
 
 @pytest.mark.parametrize("mode", ["rounds", "buffered"])

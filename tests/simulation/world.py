@@ -114,7 +114,7 @@ class World:
         self.topology = Topology(scenario.config.name)
         self.server = Server(self.scheduler, self.rng, gaps=not scenario.atomic, shared=scenario.atomic)
         self.shelf = Shelf(self.scheduler)
-        self.lags = Lags(self.scheduler, scenario.slow, scenario.slowest_s, scenario.calm_at)
+        self.lags = Lags(self.scheduler, scenario.slow, scenario.slowest_s, scenario.calm_at, scenario.large)
         self.faults = Faults(self, Random(f"faults {seed}"))
         self.machines: list[Machine] = []
         self.bugs: list[str] = []
