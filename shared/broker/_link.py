@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 
 #: How often the user's stop is looked at while there is no connection.
 TICK_S = 0.1
-#: A connection that lasts no longer was taken back at once: the next one is made after a growing pause.
+#: A connection that lasts no longer was taken back at once: the next one is made after a pause that grows.
 FLAP_S = 0.2
+FLAP_PAUSE_S = 1.0
 #: How long the broker may take to answer a close.
 CLOSE_S = 3.0
 
@@ -219,7 +220,7 @@ class Link:
                 "lost the connection to the broker at %s (%s): connecting again", self.where, self._lost
             )
             if self._since - began < FLAP_S:
-                self._idle(self._flaps.next())
+                self._idle(min(self._flaps.next(), FLAP_PAUSE_S))
             else:
                 self._flaps.reset()
 
