@@ -117,7 +117,7 @@ class GlobalModel:
             self._task = None
             _, publications, _ = self.publish(state, epoch)
             self._broker.publish(publications)
-            self._keep_checkpoint(state.digest)
+            self._keep_checkpoint(state.version, state.digest)
 
     def hints(self) -> dict[str, int]:
         """For `round-closed`: offsets at or before the parent's task and checkpoint."""
@@ -143,7 +143,7 @@ class GlobalModel:
                 log.warning("round %d: %s", state.round, weak)
             updates = ((row, delta) for row, _, delta in payloads(state.closing))
             self.weights, self._slots = self._recipe.follow(self.weights, self._slots, state.version, updates)
-        self._keep_checkpoint(self.weights.digest)
+        self._keep_checkpoint(state.version + 1, self.weights.digest)
         return self.weights.digest
 
     def bears(self, version: int, row: Closed, delta: Buffer) -> str:
@@ -163,7 +163,7 @@ class GlobalModel:
         assert layout is not None
         return Weights(layout, bytes(payload))
 
-    def _keep_checkpoint(self, digest: str) -> None:
+    def _keep_checkpoint(self, version: int, digest: str) -> None:
         if not self._slots:
             return
         slots = Weights.from_arrays(self._slots)
@@ -171,6 +171,7 @@ class GlobalModel:
             "protocol": 1,
             "kind": CHECKPOINT,
             "federation": self._topology.federation,
+            "version": version,
             "digest": digest,
             "layout": slots.layout.to_wire(),
         }
@@ -191,10 +192,10 @@ class GlobalModel:
         self._checkpoint = self._parent_checkpoint = state.hints.get("checkpoint", FIRST)
         if state.version < 0:
             return
-        if self._find(state.digest):
+        if self._find(state):
             return
         parent = state.parent
-        if parent is None or not (parent.version < 0 or self._find(parent.digest)):
+        if parent is None or not (parent.version < 0 or self._find(parent)):
             raise JournalError(
                 f"the log no longer holds version {state.version} of the model, nor what it was made of: "
                 f"restore the broker's data, or start anew with --fresh"
@@ -207,9 +208,9 @@ class GlobalModel:
                 f"{state.digest[:12]}: the log was changed; restore the broker's data"
             )
 
-    def _find(self, digest: str) -> bool:
-        """Loads the version with that digest, and its optimiser state, if the logs hold them."""
-        found = find_task(self._broker, self._topology, self._hint, digest, self._runtime)
+    def _find(self, state: State) -> bool:
+        """Loads the state's version, and its optimiser state, if the logs hold them."""
+        found = find_task(self._broker, self._topology, self._hint, state.digest, self._runtime)
         if found is None:
             return False
         self._task, self.weights = found
@@ -217,20 +218,22 @@ class GlobalModel:
         self._slots = self._recipe.optimizer.initial_state(self.weights.layout)
         if not self._slots:
             return True
-        slots = self._find_checkpoint(digest)
+        slots = self._find_checkpoint(state)
         if slots is None:
             self._task = None
             return False
         self._slots = slots
         return True
 
-    def _find_checkpoint(self, digest: str) -> OptimizerState | None:
+    def _find_checkpoint(self, state: State) -> OptimizerState | None:
+        # Updates of nothing leave the digest as it was, but the optimiser moves on.
+        wanted = {"version": state.version, "digest": state.digest}
         topology = self._topology
         assembler = codec.Assembler(MAX_MODEL_BYTES)
         start, runtime = self._checkpoint, self._runtime
         for part in read_log(self._broker, topology.checkpoints, topology.federation, start, runtime):
             whole = assembler.feed(part)
-            if whole is not None and whole[0].get("digest") == digest:
+            if whole is not None and {**whole[0], **wanted} == whole[0]:
                 slots = Weights(Layout.from_wire(whole[0]["layout"]), whole[1])
                 return {name: array.copy() for name, array in slots.arrays.items()}
         return None
