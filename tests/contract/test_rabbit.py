@@ -478,6 +478,37 @@ class TestRefusals:
         assert "another thread" in str(caught.get(timeout=SOON_S))
 
 
+class TestSeveralHosts:
+    def test_fewer_nodes_than_copies_are_refused(
+        self, connect: Connect, rabbit_node: RabbitNode, federation: str
+    ) -> None:
+        twice = f"amqp://guest:guest@127.0.0.1:{rabbit_node.port},localhost:{rabbit_node.port}/%2F"
+        copied = Topology(federation, copies=3)
+        with pytest.raises(RefusedError, match=r"3 copies .*only 1 of the broker's nodes") as refused:
+            connect(twice).declare(copied.exchanges(), copied.queues())
+        assert f"127.0.0.1:{rabbit_node.port}, localhost:{rabbit_node.port}" in str(refused.value)
+
+    def test_the_next_is_taken_when_one_is_gone(
+        self, connect: Connect, broker: RabbitBroker, topology: Topology, forwarder: Forwarder,
+        rabbit_node: RabbitNode,
+    ) -> None:  # fmt: skip
+        hosts = f"127.0.0.1:{free_port()},127.0.0.1:{forwarder.port},127.0.0.1:{rabbit_node.port}"
+        through = connect(f"amqp://guest:guest@{hosts}/%2F")
+        inbox: SimpleQueue[Delivery] = SimpleQueue()
+        through.follow(topology.rounds_log, FIRST, inbox.put)
+        through.publish([_task(topology, b"1")])
+        forwarder.close()
+        through.publish([_task(topology, b"2")])
+        assert [part.body for part in _take(inbox, 2)] == [b"1", b"2"]
+
+    def test_all_that_are_gone_are_counted(self, connect: Connect) -> None:
+        ports = free_port(), free_port()
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        with pytest.raises(BrokerUnreachable, match=f"none of the broker's 2 hosts .*{ports[0]}") as gone:
+            connect(f"amqp://u:hush@{hosts}/", patience_s=0.1)
+        assert "hush" not in str(gone.value)
+
+
 class TestConnecting:
     def test_a_wrong_password_is_refused_at_once(self, connect: Connect, rabbit_url: str) -> None:
         with pytest.raises(RefusedError, match="'guest'") as refused:

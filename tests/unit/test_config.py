@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.config import differences, load, parse
 from coordinator.lifecycle import as_toml
+from coordinator.target import Target
 from coordinator.units import enough
 from shared.errors import ConfigError
 
@@ -160,3 +161,13 @@ def test_written_as_toml_it_reads_back_the_same(toml, tmp_path):
 def test_rules_never_wait_for_fewer_than_the_minimum():
     config = parse({"federation": {"name": "a"}, "cohort": {"minimum": 3, "min_clients": 1}}, "test")
     assert config.rules().min_clients == 3
+
+
+def test_copies_need_a_cluster(toml, tmp_path):
+    config = load(toml(GOOD), ["log.copies=3"])
+    assert config.binding()["log"]["copies"] == 3
+    with pytest.raises(ConfigError, match="copies is 3, and the embedded broker is one folder"):
+        Target.of_run(config, tmp_path, "", "")
+    assert not Target.of_run(config, tmp_path, "amqp://h1,h2,h3", "redis://h").embedded
+    with pytest.raises(ConfigError, match="copies"):
+        load(toml(GOOD), ["log.copies=2"])
