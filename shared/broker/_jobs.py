@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -31,6 +31,20 @@ class Job:
 
     def __post_init__(self) -> None:
         self.unsent.extend(range(len(self.publications)))
+
+    def send_again(self, missing: Iterable[int]) -> None:
+        """These are to be sent again. A message of which the broker has taken a part behind a missing one is
+        sent again whole: readers put parts together in their order.
+        """
+        unsent = {*missing, *self.unsent}
+        first = {_message(self.publications[index]): index for index in sorted(unsent, reverse=True)}
+        torn = {
+            _message(publication)
+            for index, publication in enumerate(self.publications)
+            if index not in unsent and index > first.get(_message(publication), index)
+        }
+        unsent |= {index for index, each in enumerate(self.publications) if _message(each) in torn}
+        self.unsent = deque(sorted(unsent))
 
 
 class Line:
@@ -63,6 +77,11 @@ class Line:
         tags = [each for each in self.unconfirmed if each <= tag] if multiple else [tag]
         for each in tags:
             self._nbytes -= self.unconfirmed.pop(each)[1]
+
+
+def _message(publication: Publication) -> tuple[str, str, str]:
+    """What the parts of one message have in common, in one log."""
+    return publication.exchange, publication.key, publication.part.message_id
 
 
 def check_names(publications: Sequence[Publication]) -> None:

@@ -147,7 +147,7 @@ class Publisher:
     def _take_back(self, job: Job) -> None:
         """No queue took some of it."""
         if time.monotonic() < self._recovered_at:
-            job.unsent.extend(sorted(job.returned))
+            job.send_again(job.returned)
             job.returned.clear()
             self._link.later(RECOVERY_PAUSE_S, self._go_on)
             return
@@ -178,7 +178,7 @@ class Publisher:
         """What was not confirmed on a channel that is gone is to be sent again."""
         line, self._line = self._line, None
         if line is not None and self._jobs:
-            self._jobs[0].unsent.extendleft(index for index, _ in reversed(line.unconfirmed.values()))
+            self._jobs[0].send_again(index for index, _ in line.unconfirmed.values())
 
     def _retry(self, why: str) -> None:
         """Is to send again what the broker did not confirm; too often: it failed."""
