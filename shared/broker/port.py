@@ -10,7 +10,8 @@ Semantics, the same for both and held by `tests/contract/`:
 - A *queue* hands each message to one consumer, which acks it, or gives it back. What a consumer held when
   it died goes to another, at most DELIVERY_LIMIT times; then, and when its time is over, it is a dead letter.
 - `publish` returns when every part is safe at the broker. If the connection breaks on the way it is made
-  again and all unconfirmed parts are sent once more: a reader may see a part twice, never none.
+  again and all unconfirmed parts are sent once more (a message whole, if the broker took a later part of
+  it): a reader may see a part twice and before an earlier one, never none.
 - Deliveries arrive on the adapter's own thread, through a sink that must not block (`SimpleQueue.put`).
   How many are out at one time is bounded by `prefetch`; `Delivery.ack` makes room for more, on a log too.
 - Subscriptions outlive a lost connection: a log's goes on behind the last part it handed out; a queue's is

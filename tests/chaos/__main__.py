@@ -81,7 +81,8 @@ def _print(options: argparse.Namespace, calm: Run, chaos: Run) -> None:
 
 KINDS = ("coordinator", "worker", "rabbitmq", "redis")
 OUTCOMES = (
-    "counted", "duplicate", "late", "before its order", "after the end", "not asked for", "failure", "lost",
+    "counted", "duplicate", "late", "before its order", "after the end", "not asked for", "failure", "torn",
+    "lost",
 )  # fmt: skip
 ROWS = (
     *(f"kills: {kind}" for kind in KINDS), "coordinators frozen", "rounds", "changes of leader",

@@ -51,12 +51,20 @@ def check(logs: Logs) -> Findings:
     evidence = Evidence.of(logs)
     story = evidence.story
     found = Findings(story)
+    if not story.run:
+        found.wrong.append("the journal does not say that the federation began")
+        return found
+    found.wrong += evidence.results.malformed
     for judge in (_ended, _rows, _counted_once, _chain, _tasks, _sums):
         found.wrong += judge(evidence)
     for message in evidence.results.messages:
         outcome, complaint = _outcome(evidence, message)
         found.outcomes[outcome] += 1
         found.wrong += [complaint] if complaint else []
+    for message in evidence.results.torn:
+        # As if it were whole: what it brings must be there another time.
+        found.outcomes["torn"] += 1
+        found.wrong += filter(None, [_outcome(evidence, message)[1]])
     if story.config["server"]["optimizer"] == "fedavg":
         for wrong in _recomputed(evidence):
             found.wrong += [wrong] if wrong else []
@@ -184,10 +192,11 @@ def _sums(evidence: Evidence) -> Iterator[str]:
     refused if anything of it comes later. One from before the last closing may have been given up with it.
     """
     before = -1
-    unfinished = len(evidence.results.unfinished) + len(evidence.results.malformed)
+    results = evidence.results
+    unfinished = len(results.unfinished) + len(results.torn) + len(results.malformed)
     for closing in evidence.story.closings:
-        there = [m for m in evidence.results.messages if before < m.last <= closing.decided]
-        again = [offset for m in evidence.results.messages for offset in m.starts[1:]]
+        there = [m for m in results.messages if before < m.last <= closing.decided]
+        again = [offset for m in results.messages for offset in m.starts[1:]]
         least = sum(m.starts[0] > before for m in there)
         most = len(there) + sum(before < offset <= closing.decided for offset in again) + unfinished
         # What an operator let in had its verdict before, and is among the accepted once more.

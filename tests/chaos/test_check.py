@@ -151,6 +151,17 @@ def test_missing_messages_are_found(logs, log):
     assert complaints(replace(logs, **{log: parts})) != ""
 
 
+def test_a_message_whose_parts_lie_in_another_order_is_found(logs):
+    """Nobody can put it together, so that its update is lost, though all of it is there."""
+    place = next(i for i, part in enumerate(logs.results) if part.number == 1)
+    one, other = logs.results[place - 1 : place + 1]
+    assert one.key == other.key
+    turned = [*logs.results[: place - 1], other, one, *logs.results[place + 1 :]]
+    assert "lies whole at offset" in complaints(replace(logs, results=turned))
+    mended = [*logs.results[:place], other, one, *logs.results[place:]]
+    assert complaints(replace(logs, results=mended)) == ""
+
+
 def test_what_was_sent_twice_counts_where_it_lay_first(logs):
     twice = Logs(*([*parts[:20], *parts[:20], *parts[20:]] for parts in vars(logs).values()))
     assert complaints(twice) == ""

@@ -59,40 +59,69 @@ class Message:
 
 @dataclass
 class Contents:
-    """What a log holds: whole messages in the order in which they became whole, and the rest."""
+    """What a log holds: whole messages in the order in which they became whole, and the rest.
+
+    A reader puts the parts of a message together in their order, so that a message is `torn` whose parts are
+    all there, but never in order.
+    """
 
     messages: list[Message] = field(default_factory=list)
+    torn: list[Message] = field(default_factory=list)
     unfinished: list[Key] = field(default_factory=list)
     malformed: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Pieces:
+    """What was read of one message up to the offset `last`: bodies by number, how many of them in order."""
+
+    nbytes: int
+    count: int
+    bodies: dict[int, bytes] = field(default_factory=dict)
+    starts: list[int] = field(default_factory=list)
+    in_order: int = 0
+    last: int = -1
+
+    def take(self, part: Part) -> bool:
+        """Takes the next part; returns whether the message is whole now, and was not before."""
+        self.bodies.setdefault(part.number, part.body)
+        if part.number == 0:
+            self.starts.append(part.offset)
+        if self.in_order == self.count:
+            return False
+        self.last = part.offset
+        self.in_order += part.number == self.in_order
+        return self.in_order == self.count
 
 
 def contents(parts: Iterable[Part]) -> Contents:
     """Puts the parts of a log together; a part that lies there twice counts where it lay first."""
     read = Contents()
-    bodies: dict[Key, dict[int, bytes]] = {}
-    starts: dict[Key, list[int]] = {}
-    whole: dict[Key, tuple[Part, int]] = {}
+    pieces: dict[Key, _Pieces] = {}
+    whole: list[Key] = []
     for part in parts:
         if part.kind == "mark":
             continue
         if zlib.crc32(part.body) != part.crc32:
             read.malformed.append(f"the part at offset {part.offset} has another CRC-32 than it says")
-            continue
-        mine = bodies.setdefault(part.key, {})
-        mine.setdefault(part.number, part.body)
-        if part.number == 0:
-            starts.setdefault(part.key, []).append(part.offset)
-        if len(mine) == part.count and part.key not in whole:
-            whole[part.key] = part, part.offset
-    for key, (part, last) in whole.items():
-        try:
-            header, head, payload = _decode(bodies[key], part.nbytes)
-        except ValueError as error:
-            read.malformed.append(f"the message at offset {starts.get(key)}: {error}")
-            continue
-        read.messages.append(Message(key, header, head, payload, tuple(starts[key]), last))
-    read.unfinished = [key for key in bodies if key not in whole]
+        elif pieces.setdefault(part.key, _Pieces(part.nbytes, part.count)).take(part):
+            whole.append(part.key)
+    read.messages = [made for key in whole if (made := _message(key, pieces[key], read))]
+    for key in pieces.keys() - set(whole):
+        if len(pieces[key].bodies) < pieces[key].count:
+            read.unfinished.append(key)
+        elif (made := _message(key, pieces[key], read)) is not None:
+            read.torn.append(made)
     return read
+
+
+def _message(key: Key, pieces: _Pieces, read: Contents) -> Message | None:
+    try:
+        header, head, payload = _decode(pieces.bodies, pieces.nbytes)
+    except ValueError as error:
+        read.malformed.append(f"the message at offset {pieces.starts[0]}: {error}")
+        return None
+    return Message(key, header, head, payload, tuple(pieces.starts), pieces.last)
 
 
 def digest_of(layout: list[Any], payload: bytes) -> str:
