@@ -38,7 +38,7 @@ from coordinator.moves import (
     Tick,
 )
 from coordinator.output import Output
-from coordinator.reading import publish_mark
+from coordinator.reading import SILENCE_S, publish_mark
 from coordinator.recovery import Replay, catch_up, make_journal, take_the_lead
 from coordinator.results import Results
 from coordinator.rounds import next_wake, step
@@ -101,7 +101,8 @@ class Coordinator:
         self._reader = Reader()
         self._keeper: Keeper | None = None
         self._subscriptions: list[Subscription] = []
-        self._mark = ""
+        self._marks: set[str] = set()
+        self._marked_at = 0.0
         self._unsure: frozenset[str] = frozenset()
         self._end: Finish | None = None
         self._bytes_out = 0
@@ -153,6 +154,9 @@ class Coordinator:
             call = self._next()
             if call is not None:
                 call()
+            if self._marks and self._runtime.monotonic() > self._marked_at + SILENCE_S:
+                # The broker may have lost the one before, and without any nothing goes on.
+                self._publish_mark()
             self._showing.show(self._state)
         self._showing.show(self._state, at_once=True)
 
@@ -163,7 +167,8 @@ class Coordinator:
         if wake is not None and wake <= now:
             self._feed(Tick(now))
             return None
-        patience = self._showing.patience(self._state, inf if wake is None else wake - now)
+        soon = SILENCE_S if self._marks else inf
+        patience = self._showing.patience(self._state, soon if wake is None else wake - now)
         try:
             return self._inbox.get(timeout=None if patience == inf else patience)
         except queue.Empty:
@@ -232,7 +237,7 @@ class Coordinator:
 
     def _survey(self, resend: bool) -> None:
         """Learns where the results log ends, and whether it still reaches as far as it was read."""
-        self._mark, end = publish_mark(self._broker, self._topology.results, self._config.name, locate=True)
+        end = self._publish_mark()
         if end <= self._state.decided:
             log.warning(
                 "the results log ends at %d and was read to %d: the broker lost updates that it had "
@@ -245,6 +250,14 @@ class Coordinator:
         if resend:
             self._unsure = frozenset(self._state.orders)
         self._inlets.read_to = self._state.decided
+
+    def _publish_mark(self) -> int:
+        """Marks the end of the results log; returns an offset at or before it."""
+        topology, name = self._topology, self._config.name
+        mark, end = publish_mark(self._broker, topology.results, name, locate=True)
+        self._marks.add(mark)
+        self._marked_at = self._runtime.monotonic()
+        return end
 
     def _subscribe(self) -> None:
         broker, topology, epoch = self._broker, self._topology, self._dispatch.epoch
@@ -276,10 +289,10 @@ class Coordinator:
         self._inbox.put(raise_it)
 
     def _result(self, part: Part, state: State, now: float) -> Iterator[Event]:
-        if not self._mark or part.message_id != self._mark:
+        if part.message_id not in self._marks:
             yield from self._inlets.result(part, state, now)
             return
-        self._mark = ""
+        self._marks.clear()
         self._floods.own = part.user_id
         yield CaughtUp(now, self._unsure)
         # What died, or an operator asks for, is looked at when all that was answered is known.

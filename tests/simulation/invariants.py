@@ -68,8 +68,9 @@ def _end(world: World, reckoning: Reckoning) -> Iterator[str]:
     if code and not any(named in reason for named in NAMED_REASONS):
         yield f"the federation failed for a reason without a name: {reason}"
     undisturbed = config.federation.mode == "rounds" and config.cohort.on_missing == "wait"
-    if code == 0 and undisturbed and world.scenario.is_honest and reckoning.all_answered:
-        expected = undisturbed_digest(config, sorted(reckoning.clients), world.scenario.size)
+    same = reckoning.all_answered and len(reckoning.cohorts) == 1
+    if code == 0 and undisturbed and world.scenario.is_honest and same:
+        expected = undisturbed_digest(config, sorted(*reckoning.cohorts), world.scenario.size)
         if reckoning.digest != expected:
             yield "the last version is not that of the undisturbed run"
 

@@ -63,6 +63,7 @@ class Reckoning:
     slots: OptimizerState = field(default_factory=dict)
     finished: Line | None = None
     all_answered: bool = True
+    cohorts: set[frozenset[str]] = field(default_factory=set)
 
     # --- entry by entry
 
@@ -125,7 +126,9 @@ class Reckoning:
         if not (line.data["skipped"] or sure <= chosen):
             self.faults.append(f"round {line.data['round']} leaves out {len(sure - chosen)} accepted updates")
         expected = {order_id("train", c, self.round, self.digest, 0) for c in self.clients}
-        self.all_answered = self.all_answered and (self.version < 0 or chosen == expected)
+        if self.version >= 0:
+            self.all_answered = self.all_answered and chosen == expected
+            self.cohorts.add(frozenset(self.clients))
 
     def _check_verdicts(self, line: Line, arrivals: Sequence[tuple[int, bool]]) -> None:
         """Each update got one verdict; a copy may have got one too, as a duplicate."""

@@ -26,6 +26,7 @@ from tests.simulation.strike import (
     overtaken,
     run,
 )
+from tests.simulation.world import World
 
 #: Much more than it takes, also where other things run.
 pytestmark = pytest.mark.timeout(900)
@@ -117,3 +118,13 @@ def test_coordinator_s_line_cut_at_each_use_of_a_port(mode):
 def test_worker_struck_at_each_use_of_a_port(how):
     runs = list(each_place(scenario("rounds", 1), at_port_of("b-"), how))
     assert {"publish update", "published update"} <= {each.strike.place for each in runs}
+
+
+def test_mark_that_the_broker_lost_is_published_again():
+    def lose_it(world: World, _: Process) -> None:
+        world.server.lose(world.server.logs[world.topology.results_log], 1)
+
+    given = scenario("buffered", 1, lossy=True)
+    struck = run(given, Strike(lambda _, what: what.startswith("follow") and "results" in what, lose_it, [0]))
+    assert struck.findings.wrong == []
+    assert struck.ends[struck.strike.victim] == 0
