@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shared import codec
 from shared.broker.port import FIRST, Delivery, Part, Publication, new_id
 from shared.errors import BrokerError, MessageError
-from shared.messages import Update
+from shared.messages import Update, order_id
 from tests.simulation.broker import SimBroker
 from tests.simulation.process import Process
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: How much of what it reads makes it publish something.
 SHARE = 0.3
+#: Clients that may be there.
+CLIENTS = ("a/0", "a/1", "b/0", "b/1", "c/0", "d/0")
 
 
 class Vandal:
@@ -96,7 +98,24 @@ def _claiming(change: Callable[[dict[str, Any], Random], None]) -> Callable[[Par
 
 
 def _other_client(header: dict[str, Any], rng: Random) -> None:
-    header["client"] = rng.choice(("a/0", "b/0", "z/9"))
+    header["client"] = rng.choice((*CLIENTS, "z/9"))
+
+
+def _for_another(header: dict[str, Any], rng: Random) -> None:
+    """An answer to an order of another client's, in its name: where logins aren't attested it may count."""
+    header["client"] = rng.choice(CLIENTS)
+    _other_id(header, rng, header["client"])
+
+
+def _other_id(header: dict[str, Any], rng: Random, client: str = "") -> None:
+    """An answer that claims to be to another client's order."""
+    work, number, digest, turn = (header[name] for name in ("work", "round", "digest", "turn"))
+    header["id"] = order_id(work, client or rng.choice(CLIENTS), number, digest, turn)
+
+
+def _failure_of_another(header: dict[str, Any], rng: Random) -> None:
+    _for_another(header, rng)
+    _failure(header, rng)
 
 
 def _other_turn(header: dict[str, Any], rng: Random) -> None:
@@ -108,6 +127,13 @@ def _failure(header: dict[str, Any], rng: Random) -> None:
 
 
 TRICKS = (
-    _again, _as_new, _garbage, _bent, _begun,
-    _claiming(_other_client), _claiming(_other_turn), _claiming(_failure),
-)  # fmt: skip
+    _again,
+    _as_new,
+    _garbage,
+    _bent,
+    _begun,
+    *map(
+        _claiming,
+        (_other_client, _for_another, _other_id, _other_turn, _failure, _failure_of_another),
+    ),
+)
