@@ -85,9 +85,8 @@ def connect(
     parameters = [_parameters(each, patience_s) for each in each_host(url)]
     login = parameters[0].credentials.username if login_name is None else login_name
     doors = [_door(each) for each in parameters]
-    if confirm_timeout_s is None:
-        confirm_timeout_s = CONFIRM_S if len(doors) == 1 else CLUSTER_CONFIRM_S
-    broker = RabbitBroker(doors, login, patience_s, confirm_timeout_s, stop or threading.Event())
+    timeout_s = confirm_timeout_s or (CONFIRM_S if len(doors) == 1 else CLUSTER_CONFIRM_S)
+    broker = RabbitBroker(doors, login, patience_s, timeout_s, stop or threading.Event())
     try:
         broker.open()
         if persist:
