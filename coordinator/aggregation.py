@@ -26,7 +26,7 @@ from coordinator.blocks import BLOCK, Block, Run, blocks_of, folded_as, items, t
 from coordinator.optimizers import OptimizerState, ServerOptimizer
 from coordinator.rules import Mean, Rule
 from shared.errors import FederationFailed, MessageError
-from shared.weights import Array, Buffer, Layout, Weights
+from shared.weights import Array, Buffer, Layout, Weights, zeros
 
 #: The extreme float64s that are int64s.
 _MIN_INT64, _MAX_INT64 = -(2.0**63), 2.0**63 - 1024
@@ -142,8 +142,7 @@ def aggregate(
     layout, ordered = base.layout, canonical(contributions)
     _check_lengths(base, ordered)
     optimizer.check_state(layout, state)
-    # Zeros as the system hands them out, untouched; a bytearray would write them, and then again.
-    payload = np.zeros(layout.nbytes, np.uint8).data
+    payload = zeros(layout.nbytes)
     fold = _Fold(
         rule,
         [contribution.weight for contribution in ordered],
@@ -178,7 +177,10 @@ class _Fold:
     new_state: OptimizerState
 
     def run(self, blocks: Sequence[Run], threads: int) -> None:
-        count = max(1, min(threads, len(blocks)))
+        count = min(threads, len(blocks))
+        if count <= 1:
+            self._stripe(blocks)
+            return
         with ThreadPoolExecutor(count) as pool:
             list(pool.map(self._stripe, [blocks[i::count] for i in range(count)]))
 

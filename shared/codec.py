@@ -23,7 +23,7 @@ import msgpack
 
 from shared.broker.port import Part, new_id
 from shared.errors import ChecksumError, MessageError, OversizeError, UnknownVersionError
-from shared.weights import MAX_PAYLOAD_BYTES, Buffer
+from shared.weights import MAX_PAYLOAD_BYTES, Buffer, zeros
 
 MAGIC = b"WRN1"
 ALIGNMENT = 64
@@ -32,6 +32,8 @@ MAX_HEADER_BYTES = 1 << 20
 SINGLE_PART_BYTES = 64 * 1024
 PART_BYTES = 4 * 1024 * 1024
 MAX_PARTS = 1 << 20
+#: Room set aside for a payload when its first bytes come; what isn't written to takes no memory.
+ROOM_BYTES = 1 << 30
 #: Unfinished messages that an Assembler keeps.
 MAX_PENDING = 2
 
@@ -159,8 +161,21 @@ class _Pending:
     header: dict[str, Any]
     parts: int
     nbytes: int
-    payload: bytearray = field(default_factory=bytearray)
+    payload: memoryview = field(default_factory=lambda: zeros(0))
+    filled: int = 0
     next_part: int = 1
+
+    def add(self, body: Buffer) -> None:
+        """Takes in the next part's bytes, none beyond what the message claims."""
+        start, self.filled = self.filled, self.filled + len(body)
+        self.next_part += 1
+        if self.filled > self.nbytes:
+            return
+        if self.filled > len(self.payload):
+            larger = zeros(min(self.nbytes, max(2 * start, self.filled, ROOM_BYTES)))
+            larger[:start] = self.payload[:start]
+            self.payload = larger
+        self.payload[start : self.filled] = body
 
 
 class Assembler:
@@ -189,14 +204,14 @@ class Assembler:
         pending = self._pending.get(key)
         if pending is None or (part.part, part.parts) != (pending.next_part, pending.parts):
             return None
-        pending.payload += part.body
-        pending.next_part += 1
-        nbytes = len(pending.payload)
-        if nbytes <= pending.nbytes and pending.next_part < pending.parts:
+        pending.add(part.body)
+        if pending.filled <= pending.nbytes and pending.next_part < pending.parts:
             return None
         del self._pending[key]
-        if nbytes != pending.nbytes:
-            raise ChecksumError(f"the parts hold {nbytes} bytes, their message claims {pending.nbytes}")
+        if pending.filled != pending.nbytes:
+            raise ChecksumError(
+                f"the parts hold {pending.filled} bytes, their message claims {pending.nbytes}"
+            )
         return pending.header, pending.payload
 
     def _begin(self, key: tuple[str, str], part: Part) -> tuple[dict[str, Any], Buffer] | None:
@@ -208,7 +223,11 @@ class Assembler:
         if len(rest):
             raise MessageError("part 0 of several holds no payload")
         # One that is there already was sent once more after a lost connection.
-        self._pending.setdefault(key, _Pending(header, part.parts, part.nbytes - len(part.body)))
+        if key not in self._pending:
+            nbytes = part.nbytes - len(part.body)
+            if nbytes < 0:
+                raise ChecksumError(f"part 0 alone has more bytes than the {part.nbytes} of its message")
+            self._pending[key] = _Pending(header, part.parts, nbytes)
         if len(self._pending) > MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         return None

@@ -50,9 +50,11 @@ class Message:
         if given.keys() != hints.keys():
             odd = sorted(given.keys() ^ hints.keys())
             raise MessageError(f"{cls.KIND}: fields missing or not known: {', '.join(map(repr, odd[:5]))}")
-        return cls(
-            **{name: _conform(f"{cls.KIND}.{name}", given[name], hint) for name, hint in hints.items()}
-        )
+        for name, hint in hints.items():
+            # Most are of the very type: only the others need a look at what the hint allows.
+            if type(given[name]) is not hint:
+                given[name] = _conform(f"{cls.KIND}.{name}", given[name], hint)
+        return cls(**given)
 
 
 @dataclass(frozen=True)

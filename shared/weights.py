@@ -156,7 +156,7 @@ class Weights:
         """
         named = {name: np.asarray(value) for name, value in arrays.items()}
         layout = Layout.of((name, value.dtype.name, value.shape) for name, value in named.items())
-        payload = bytearray(layout.nbytes)
+        payload = zeros(layout.nbytes)
         for tensor, view in zip(layout.tensors, layout.views(payload).values(), strict=True):
             if tensor.nbytes:
                 view[...] = named[tensor.name]
@@ -181,6 +181,12 @@ def digest_of(layout: Layout, payload: Buffer) -> str:
     return sha.hexdigest()
 
 
+def zeros(nbytes: int) -> memoryview:
+    """That many zero bytes as the system hands them out, untouched; a bytearray would write them, and then
+    again what comes."""
+    return np.zeros(nbytes, np.uint8).data
+
+
 def subtract(local: Mapping[str, npt.ArrayLike], base: Weights) -> Weights:
     """The delta `local − base`, tensor by tensor, in the base's layout.
 
@@ -193,7 +199,7 @@ def subtract(local: Mapping[str, npt.ArrayLike], base: Weights) -> Weights:
     surplus = [name for name in local if name not in base.arrays]
     if missing or surplus:
         raise MessageError(f"the weights' names differ: missing {missing}, not expected {surplus}")
-    payload = bytearray(base.layout.nbytes)
+    payload = zeros(base.layout.nbytes)
     for name, out in base.layout.views(payload).items():
         new, old = np.asarray(local[name]), base.arrays[name]
         if new.shape != old.shape or new.dtype.name != old.dtype.name:
