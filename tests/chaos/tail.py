@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pika
@@ -44,33 +45,37 @@ class Tail:
                 for kind in follow():
                     self.seen[kind] += 1
                     self.news.set()
-            except (pika.exceptions.AMQPError, sqlite3.Error):
+            except (pika.exceptions.AMQPError, OSError, sqlite3.Error):
                 # The broker is down, or has no such log yet.
                 continue
 
     def _in_rabbit(self) -> Iterator[str]:
         connection = pika.BlockingConnection(pika.URLParameters(self._broker))
-        channel = connection.channel()
-        channel.basic_qos(prefetch_count=100)
-        deliveries = channel.consume(
-            self._log, arguments={"x-stream-offset": "next"}, inactivity_timeout=RETRY_S
-        )
-        for method, _, _ in deliveries:
-            if self._stop.is_set():
-                return
-            if method is not None:
-                yield method.routing_key
-                channel.basic_ack(method.delivery_tag)
+        try:
+            channel = connection.channel()
+            channel.basic_qos(prefetch_count=100)
+            deliveries = channel.consume(
+                self._log, arguments={"x-stream-offset": "next"}, inactivity_timeout=RETRY_S
+            )
+            for method, _, _ in deliveries:
+                if self._stop.is_set():
+                    return
+                if method is not None:
+                    yield method.routing_key
+                    channel.basic_ack(method.delivery_tag)
+        finally:
+            with suppress(pika.exceptions.AMQPError):
+                connection.close()
 
     def _in_folder(self) -> Iterator[str]:
         path = Path(self._broker) / "broker.db"
-        database = sqlite3.connect(f"file:{path}?mode=rw", uri=True)
-        after = 0
-        while not self._stop.wait(POLL_S):
-            rows = database.execute(
-                "SELECT offset, key FROM parts JOIN queues ON queues.id = parts.queue "
-                "WHERE name = ? AND offset > ? ORDER BY offset",
-                (self._log, after),
-            ).fetchall()
-            for after, kind in rows:  # noqa: B007 - the last offset is where the next look begins
-                yield kind
+        with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as database:
+            after = 0
+            while not self._stop.wait(POLL_S):
+                rows = database.execute(
+                    "SELECT offset, key FROM parts JOIN queues ON queues.id = parts.queue "
+                    "WHERE name = ? AND offset > ? ORDER BY offset",
+                    (self._log, after),
+                ).fetchall()
+                yield from (kind for _, kind in rows)
+                after = rows[-1][0] if rows else after
