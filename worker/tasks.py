@@ -23,7 +23,7 @@ KEPT = 4
 #: How long the log may give nothing of a task where it should lie, before all of the log is looked through;
 #: and how long then, before the assignment is reported as failed. Seconds.
 HINT_S = 20.0
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 #: Room for a task's header beside its payload.
 HEADER_BYTES = 2 << 20
 

@@ -10,17 +10,32 @@ from typing import Any
 
 from shared.broker._amqp import Channel, headers_of, number, part_of
 from shared.broker._link import Link
-from shared.broker._readers import Reader, Settle
+from shared.broker._readers import Reader
 from shared.broker.port import FIRST, NEXT, Delivery, Lost, Part, Sink
+from shared.errors import BrokerUnreachable
 
 log = logging.getLogger(__name__)
 
 #: How far our clock may be ahead of the broker's. A follower from NEXT that has to wait for its log, or loses
 #: its connection before it saw anything, goes on so long before its attach.
 CLOCK_SKEW = timedelta(seconds=60)
+#: What is settled is acked together, when half of the prefetch is; or after so long, in seconds, since the
+#: broker takes a delivery that stays unacked for a lost one.
+ACK_S = 1.0
 #: A stream that was attached to again where it was read to gives its last part once more; one that gives
 #: nothing for so long, in seconds, no longer has it.
 SILENCE_S = 15.0
+
+
+class _Handed:
+    """A delivery that was handed out: on which channel, as which, and whether it is settled."""
+
+    __slots__ = ("channel", "settled", "tag")
+
+    def __init__(self, channel: Channel, tag: int) -> None:
+        self.channel = channel
+        self.tag = tag
+        self.settled = False
 
 
 class Follower(Reader):
@@ -43,7 +58,9 @@ class Follower(Reader):
         self._seen = False
         # The broker sends what was published in one go in one go, whatever the prefetch.
         self._behind: deque[tuple[Channel, int, Part]] = deque()
-        self._out = 0
+        self._handed: deque[_Handed] = deque()
+        self._settled: deque[_Handed] = deque()
+        self._waiting_to_ack = False
         self._pumping = False
         self._start_at: object = {FIRST: "first", NEXT: "next"}.get(start, start)
 
@@ -104,7 +121,7 @@ class Follower(Reader):
         if self._pumping:
             return  # a sink acked at once
         self._pumping = True
-        while self._behind and self._out < self._prefetch and self._gone is None:
+        while self._behind and self._has_room() and self._gone is None:
             self._pass_on(*self._behind.popleft())
         self._pumping = False
 
@@ -117,12 +134,53 @@ class Follower(Reader):
             channel.basic_ack(tag)
             return
         self._floor, self._seen, self._last = part.offset + 1, True, part.message_id
-        self._out += 1
-        self._hand_out(Delivery(part, Settle(self._link, channel, tag, self._make_room).ack))
+        handed = _Handed(channel, tag)
+        self._handed.append(handed)
+        if not self._waiting_to_ack:
+            self._waiting_to_ack = True
+            self._link.later(ACK_S, self._ack_in_time)
+        self._hand_out(Delivery(part, lambda: self._settle(handed)))
+
+    def _settle(self, handed: _Handed) -> None:
+        """Of any thread: another one is woken only if there is something to do now."""
+        if handed.settled:
+            return
+        handed.settled = True
+        self._settled.append(handed)
+        if self._behind or len(self._settled) >= self._prefetch // 2:
+            try:
+                self._link.run(self._make_room)
+            except BrokerUnreachable:
+                log.debug("a delivery of a connection that is gone was settled")
 
     def _make_room(self) -> None:
-        self._out -= 1
+        self._ack()
         self._pump()
+
+    def _has_room(self) -> bool:
+        if len(self._handed) >= self._prefetch:
+            self._ack()
+        return len(self._handed) < self._prefetch
+
+    def _ack(self) -> None:
+        """Acks what is settled: at one go what nothing unsettled comes before."""
+        self._settled.clear()
+        last = None
+        while self._handed and self._handed[0].settled:
+            last = self._handed.popleft()
+        if last is not None and last.channel.is_open:
+            last.channel.basic_ack(last.tag, multiple=True)
+        for handed in [each for each in self._handed if each.settled]:
+            self._handed.remove(handed)
+            if handed.channel.is_open:
+                handed.channel.basic_ack(handed.tag)
+
+    def _ack_in_time(self) -> None:
+        self._waiting_to_ack = False
+        self._make_room()
+        if self._handed and not self._waiting_to_ack:
+            self._waiting_to_ack = True
+            self._link.later(ACK_S, self._ack_in_time)
 
     def _end(self, channel: Channel) -> None:
         if self._gone is not None:
