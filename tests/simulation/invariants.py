@@ -32,8 +32,13 @@ class Findings:
     wrong: list[str]
     leaders: int = 0
     rounds: int = 0
-    digest: str = ""
+    digests: Sequence[str] = ()
     finished_by: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The last version's."""
+        return self.digests[-1] if self.digests else ""
 
 
 def check(world: World) -> Findings:
@@ -53,7 +58,7 @@ def check(world: World) -> Findings:
         wrong += _outcomes(world, reckoning)
     leaders = sum(line.kind == "leader" for line in lines)
     last = json.loads(reckoning.finished.token)["process"] if reckoning.finished else ""
-    return Findings(wrong, leaders, len(reckoning.digests), reckoning.digest, last)
+    return Findings(wrong, leaders, len(reckoning.digests), reckoning.digests, last)
 
 
 def _end(world: World, reckoning: Reckoning) -> Iterator[str]:

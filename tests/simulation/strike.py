@@ -80,6 +80,7 @@ class Run:
     strike: Strike
     findings: Findings
     ends: dict[str, BaseException | int | None]
+    shown: dict[str, list[str]]
 
 
 def run(scenario: Scenario, strike: Strike) -> Run:
@@ -88,7 +89,7 @@ def run(scenario: Scenario, strike: Strike) -> Run:
         strike.world = world = World(scenario, 1, on_step=strike, make=Commanded)
         try:
             world.run()
-            return Run(strike, check(world), world.ends)
+            return Run(strike, check(world), world.ends, world.shown)
         finally:
             world.close()
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from coordinator.facts import Answer, State
 from coordinator.lifecycle import Leading
 from coordinator.models import GlobalModel
 from coordinator.optimizers import make as make_optimizer
 from coordinator.output import Output
 from coordinator.service import Coordinator
 from coordinator.spool import Spool
+from coordinator.validation import Verdict
 from shared.errors import BrokerUnreachable, FederationFailed, JournalError, LeadershipLost, StateUnreachable
 from shared.topology import Topology
 from shared.weights import Weights
@@ -50,9 +52,20 @@ class Nowhere:
 
 
 class Shown(Output):
-    """What a coordinator shows to people: `model` is the one that it left at its end."""
+    """What a coordinator shows to people: closed rounds by digest, and the model that it left at its end."""
 
     model: Weights | None = None
+
+    def __init__(self, digests: list[str], best: str) -> None:
+        super().__init__(Nowhere(), [self], best, "")  # type: ignore[arg-type, list-item]
+        self._digests = digests
+
+    def closed(self, line: Mapping[str, Any]) -> None:
+        self._digests.append(line["digest"])
+
+    def changed(self, state: State) -> None: ...
+
+    def ruled(self, answer: Answer, verdict: Verdict) -> None: ...
 
     def ended(self, weights: Weights | None) -> None:
         self.model = weights
@@ -106,7 +119,8 @@ class World:
     ) -> None:
         """`on_step` is called where a process uses a port; `make` makes coordinators.
 
-        `ends` will say how each process ended: with an error, an exit code, or killed (None).
+        `ends` will say how each process ended: with an error, an exit code, or killed (None); `shown` are the
+        versions that it said it made.
         """
         self.scenario = scenario
         self.rng = Random(f"world {seed}")
@@ -119,6 +133,7 @@ class World:
         self.machines: list[Machine] = []
         self.bugs: list[str] = []
         self.ends: dict[str, BaseException | int | None] = {}
+        self.shown: dict[str, list[str]] = {}
         self._tokens = 0
         self._leading = scenario.coordinators
         self._on_step = on_step or self.faults.at_step
@@ -217,7 +232,7 @@ class World:
         model = GlobalModel(
             config, machine.broker, self.topology, make_optimizer(config.server), 1, runtime=process
         )
-        machine.shown = Shown(Nowhere(), [], config.evaluation.best, "")  # type: ignore[arg-type]
+        machine.shown = Shown(self.shown.setdefault(process.name, []), config.evaluation.best)
         self._tokens += 1
         token = json.dumps({"host": machine.name, "pid": self._tokens, "process": process.name})
         spool = Spool(self._spools)
