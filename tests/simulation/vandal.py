@@ -17,8 +17,8 @@ from tests.simulation.process import Process
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-#: How much of what it reads makes it publish something.
-SHARE = 0.3
+#: What it publishes for each part that it reads that is not its own, at most.
+MOST = 3
 #: Clients that may be there.
 CLIENTS = ("a/0", "a/1", "b/0", "b/1", "c/0", "d/0")
 
@@ -31,6 +31,7 @@ class Vandal:
         self._rng = Random(world.rng.random())
         self._login = self._rng.choice(world.scenario.sites).name
         self._process = Process(world.scheduler, "vandal")
+        self._own: set[str] = set()
         self._broker = SimBroker(
             world.server, self._process, self._login, self._rng, world.lags, atomic=world.scenario.atomic
         )
@@ -44,10 +45,12 @@ class Vandal:
         while not self._world.faults.is_calm:
             delivery: Delivery = inbox.get()
             delivery.ack()
-            if delivery.part.user_id and self._rng.random() < SHARE:
-                self._publish(self._rng.choice(TRICKS)(delivery.part, self._rng))
+            if delivery.part.message_id not in self._own:
+                for _ in range(self._rng.randint(0, MOST)):
+                    self._publish(self._rng.choice(TRICKS)(delivery.part, self._rng))
 
     def _publish(self, part: Part) -> None:
+        self._own.add(part.message_id)
         topology = self._world.topology
         exchange = self._rng.choice((topology.results, topology.results, topology.presence))
         try:
