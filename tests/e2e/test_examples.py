@@ -65,3 +65,12 @@ def test_readme_names_every_key():
     for table, field in Config.model_fields.items():
         for key in getattr(field.annotation, "model_fields", {}):
             assert f"{table}.{key}" in shown or f"`.{key}`" in shown or f"`{key}`" in shown, f"{table}.{key}"
+
+
+def test_readme_s_promises_link_to_their_tests():
+    links = re.findall(r"\[`([^`]+)`\]\((tests/[^)]*)\)", (ROOT / "README.md").read_text())
+    assert len(links) > 20
+    for name, path in links:
+        assert (ROOT / path).exists(), path
+        if name.startswith("test_"):
+            assert f"def {name}(" in (ROOT / path).read_text(), f"{path} has no {name}"
