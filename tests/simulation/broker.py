@@ -203,7 +203,7 @@ class SimBroker:
         spacing = self.rng.uniform(0.0, LARGE_S) if self.rng.random() < self.lags.large else SPACING_S
         for index in tuple(flight.underway):
             arrives += self.lags() / 4 + spacing
-            confirmed = max(confirmed, arrives + self.lags())
+            confirmed = max(confirmed, arrives + self.lags() + SPACING_S)
             scheduler.after(arrives, lambda i=index: self._arrive(flight, i, publications[i], offsets))
             scheduler.after(confirmed, lambda i=index: self._confirm(flight, i))
 

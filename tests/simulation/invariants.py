@@ -93,12 +93,15 @@ def _outcomes(world: World, reckoning: Reckoning) -> Iterator[str]:
 
 
 def _arrivals(world: World) -> list[tuple[int, bool]]:
-    """Where the results log had a whole update, and whether it was a new one."""
+    """Where the results log had a whole update, and whether it must have had a verdict of its own.
+
+    A copy need not, nor one in several parts: what is begun and can only be late is not read again.
+    """
     seen: set[str] = set()
     arrivals: list[tuple[int, bool]] = []
     for part in world.server.logs[world.topology.results_log].parts:
         if part.kind == Update.KIND and part.part == part.parts - 1:
-            arrivals.append((part.offset, part.message_id not in seen))
+            arrivals.append((part.offset, part.parts == 1 and part.message_id not in seen))
             seen.add(part.message_id)
     return arrivals
 

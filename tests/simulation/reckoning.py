@@ -37,10 +37,10 @@ class Order:
 class Reckoning:
     """The federation as the logs tell it, folded entry by entry; `faults` are contradictions on the way.
 
-    `arrivals` are the offsets at which an update was whole, copies too, each with whether it was the first;
-    None: what nobody honest sent gets verdicts too, by the part.
-    `taken` are the assignments whose answer was accepted once, counted or not; `doubtful` those that had an
-    answer before they counted themselves.
+    `arrivals` are the offsets at which an update was whole, copies too, each with whether it must have a
+    verdict of its own; None: what nobody honest sent gets verdicts too, by the part. `taken` are the
+    assignments whose answer was accepted once, counted or not; `doubtful` those that had an answer before
+    they counted themselves.
     """
 
     config: Config
