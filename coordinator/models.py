@@ -7,7 +7,7 @@ task; the optimiser's state, where there is any, goes to the checkpoints log und
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,15 +109,20 @@ class GlobalModel:
         if task is None or find_task(self._broker, self._topology, task.offset, task.digest, self._runtime):
             return
         log.warning("the rounds log has lost version %s of the model: publishing it again", task.digest[:12])
-        self._task = None
+        self._lost_task()
 
     def publish_again(self, state: State, epoch: int) -> None:
         """Publishes the version and its optimiser state once more: the broker may have lost them."""
         if self.weights is not None and self.weights.digest == state.digest:
-            self._task = None
+            self._lost_task()
             _, publications, _ = self.publish(state, epoch)
             self._broker.publish(publications)
             self._keep_checkpoint(state.version, state.digest)
+
+    def _lost_task(self) -> None:
+        self._task = None
+        # Published again it may lie before the hint, which is of a log that had not lost its end.
+        self._unlocated = LOCATE_BYTES
 
     def hints(self) -> dict[str, int]:
         """For `round-closed`: offsets at or before the parent's task and checkpoint."""
@@ -188,18 +193,28 @@ class GlobalModel:
         Raises:
             JournalError: the logs no longer hold what it takes.
         """
-        self._hint = state.hints.get("task", FIRST)
-        self._checkpoint = self._parent_checkpoint = state.hints.get("checkpoint", FIRST)
         if state.version < 0:
+            self._look_from(state.hints)
             return
-        if self._find(state):
-            return
-        parent = state.parent
-        if parent is None or not (parent.version < 0 or self._find(parent)):
-            raise JournalError(
-                f"the log no longer holds version {state.version} of the model, nor what it was made of: "
-                f"restore the broker's data, or start anew with --fresh"
-            )
+        # What was published again, since its log had lost its end, may lie before the hints.
+        for hints in (state.hints, {}):
+            self._look_from(hints)
+            if self._find(state):
+                return
+            parent = state.parent
+            if parent is not None and (parent.version < 0 or self._find(parent)):
+                self._make_again(state, parent, payloads)
+                return
+        raise JournalError(
+            f"the log no longer holds version {state.version} of the model, nor what it was made of: "
+            f"restore the broker's data, or start anew with --fresh"
+        )
+
+    def _look_from(self, hints: Mapping[str, int]) -> None:
+        self._hint = hints.get("task", FIRST)
+        self._checkpoint = self._parent_checkpoint = hints.get("checkpoint", FIRST)
+
+    def _make_again(self, state: State, parent: State, payloads: Payloads) -> None:
         log.info("version %d is not in the log: making it again from its updates", state.version)
         made = self.fold(parent, payloads)
         if made != state.digest:

@@ -12,9 +12,10 @@ from coordinator.config import parse
 from coordinator.facts import Closed, Rules, State
 from coordinator.models import GlobalModel
 from coordinator.optimizers import make as make_optimizer
+from coordinator.reading import publish_mark
 from coordinator.weight_files import write_weights
 from shared.broker import embedded
-from shared.broker.port import Broker
+from shared.broker.port import FIRST, Broker
 from shared.topology import Topology
 from shared.weights import Weights
 
@@ -70,3 +71,26 @@ def test_a_round_that_moves_the_optimiser_alone_is_found_again_with_its_state(ma
     again = make_model()
     again.recover(state, lambda rows: [])
     assert after(state, again, broker, "d", 0.5).digest == after(state, model, broker, "d", 0.5).digest
+
+
+def test_what_was_published_again_is_found_before_its_hint_too(make_model, broker, federation):
+    """The log had lost its end, lies there again with something else, and goes on."""
+    model, state = make_model(), State(Rules())
+    for client in ("-", "a"):
+        state = after(state, model, broker, client, 0.5)
+    for _ in range(3):
+        _, end = publish_mark(broker, Topology(federation).rounds, federation, locate=True)
+    state = replace(state, hints={**state.hints, "task": end - 1})
+    again = make_model()
+    again.recover(state, lambda rows: [])
+    assert after(state, again, broker, "b", 0.5).digest == after(state, model, broker, "b", 0.5).digest
+
+
+def test_a_version_that_is_published_again_is_where_its_hint_says(make_model, broker):
+    model, state = make_model(), State(Rules())
+    for client in ("-", "a"):
+        state = after(state, model, broker, client, 0.5)
+    model.publish_again(state, 0)
+    task, publications, _ = model.publish(state, 0)
+    assert not publications
+    assert task.offset == model.hints()["task"] > FIRST
