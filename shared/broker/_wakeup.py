@@ -77,10 +77,11 @@ class Bells:
         """Clears away what dead processes left, and the folders if nobody else waits here."""
         base = self._stored()
         if base is not None:
-            for path in base.glob("*/*"):
+            folders = _inside(base)
+            for path in (path for folder in folders for path in _inside(folder)):
                 self._wake(path)
             # Others may wait there, or be clearing it away at the same time.
-            for folder in (*base.glob("*"), base):
+            for folder in (*folders, base):
                 with suppress(OSError):
                     folder.rmdir()
         self._sender.close()
@@ -127,6 +128,14 @@ class Bells:
     def _stored(self) -> Path | None:
         rows = self._database.read("SELECT value FROM meta WHERE key = 'bells'")
         return Path(rows[0][0]) if rows else None
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a folder: nothing, if another process has cleared it away."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def _short(queue: str) -> str:

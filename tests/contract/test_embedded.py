@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from shared.broker import _locks
+from shared.broker import _locks, _wakeup
 from shared.broker.embedded import EmbeddedBroker, connect
 from shared.broker.port import FIRST, NEXT, Delivery, Part, Publication
 from shared.errors import BrokerUnreachable, ConfigError, RefusedError, UnroutableError
@@ -457,6 +457,24 @@ class TestDeaths:
                 log.get(timeout=SOON_S).ack()
         assert (folder / "broker.db-wal").stat().st_size < 30_000_000
         assert (folder / "broker.db").stat().st_size > 40_000_000
+
+
+def test_folders_of_wake_ups_that_another_process_removes_meanwhile_are_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = connect(tmp_path, "leaver")
+    stayers = [_wakeup.Bells(broker._database).hang(name) for name in ("one", "two", "three")]
+    wake = _wakeup.Bells._wake
+
+    def clear_away(bells: _wakeup.Bells, path: Path) -> None:
+        wake(bells, path)
+        shutil.rmtree(path.parent.parent, ignore_errors=True)
+
+    monkeypatch.setattr(_wakeup.Bells, "_wake", clear_away)
+    broker.close()
+    for bell in stayers:
+        assert bell is not None and not bell.path.exists()
+        bell.close()
 
 
 def _bells(folder: Path) -> Path:
