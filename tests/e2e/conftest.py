@@ -24,7 +24,7 @@ SOFTMAX = {"features": 5, "classes": 3}
 #: Of the sites' logins.
 PASSWORD = "secret"
 #: How long a federation of the tests may take before it counts as hung.
-DEADLINE_S = 60
+DEADLINE_S = 120
 
 
 class Federation:
