@@ -100,12 +100,11 @@ class Keeper:
         self._task = runtime.start(self._run, "lease")
 
     def in_doubt(self) -> bool:
-        """Whether another coordinator may have taken the lease since this was last `sure`."""
-        self._doubtful = self._doubtful or self._runtime.monotonic() >= self._held_until
-        return self._doubtful
+        """Whether another coordinator may have taken the lease since `looking` was called last."""
+        return self._doubtful or self._runtime.monotonic() >= self._held_until
 
-    def sure(self) -> None:
-        """The journal says that this coordinator leads."""
+    def looking(self) -> None:
+        """The journal is about to be looked at: only what becomes doubtful from now on is so afterwards."""
         self._doubtful = False
 
     def close(self) -> None:
@@ -131,11 +130,13 @@ class Keeper:
                 away = True
 
     def _renew(self) -> None:
-        now = self._runtime.monotonic()
-        if self._store.lease(self._token, self._ttl_s) == self._token:
-            # It ran out before it was renewed: in between somebody else may have had it.
-            self._doubtful = self._doubtful or now >= self._held_until
-            self._held_until = now + self._ttl_s
+        began = self._runtime.monotonic()
+        held = self._store.lease(self._token, self._ttl_s) == self._token
+        # It ran out before it was renewed: in between somebody else may have had it.
+        if not held or self._runtime.monotonic() >= self._held_until:
+            self._doubtful = True
+        if held:
+            self._held_until = began + self._ttl_s
 
 
 def _boot() -> str:

@@ -55,8 +55,8 @@ def build(
 class Leading:
     """Coordinators of one federation, one after another, until one has led it to its end.
 
-    A log that lost its end is given again what this process knows of it; then the next coordinator goes on
-    from the logs, as one that was started again would. `stop` may be called from any thread.
+    A log that lost its end is given again what its leader knows of it; then the next coordinator goes on from
+    the logs, as one that was started again would. `stop` may be called from any thread.
     """
 
     def __init__(self, make: Callable[[], Coordinator]) -> None:
@@ -69,9 +69,8 @@ class Leading:
         while True:
             try:
                 return self._coordinator.run(resend=resend)
-            except LogShortened as error:
-                log.warning("%s: appending again what it had, and going on from the logs", error)
-            self._coordinator.restore()
+            except LogShortened:
+                log.info("going on from the logs")
             self._coordinator, resend = self._make(), True
 
     def stop(self) -> None:

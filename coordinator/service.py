@@ -117,7 +117,8 @@ class Coordinator:
         Raises:
             ConfigError: the federation was started with another configuration.
             LeadershipLost: another coordinator took over.
-            LogShortened: a log lost its end; `restore` it, and begin again with a new coordinator.
+            LogShortened: a log lost its end, and was given again what this coordinator knows of it; begin
+                again with a new one.
             JournalError: the logs contradict themselves.
         """
         if not acquire(self._store, self._token, self._stop):
@@ -132,6 +133,11 @@ class Coordinator:
             self._subscribe()
             self._loop()
             return self._leave()
+        except LogShortened as error:
+            log.warning("%s: appending again what this coordinator knows of it", error)
+            # While it holds the lease: whoever leads next goes on from what is there then.
+            self._restore()
+            raise
         finally:
             for subscription in self._subscriptions:
                 subscription.close()
@@ -143,9 +149,9 @@ class Coordinator:
         self._stop.set()
         self._inbox.put(None)
 
-    def restore(self) -> None:
-        """Appends again what a shortened log may have lost and this coordinator knows: its newest journal
-        entries, the model and the optimiser's state. Not while it runs."""
+    def _restore(self) -> None:
+        """Appends again what a shortened log may have lost: the newest journal entries, the model and the
+        optimiser's state."""
         self._journal.restore()
         self._model.publish_again(self._state, self._dispatch.epoch)
 
@@ -342,13 +348,13 @@ class Coordinator:
         Raises:
             LeadershipLost: another one does.
         """
+        if self._keeper is not None:
+            self._keeper.looking()
         for record in read_journal(self._broker, self._topology, self._reader, self._runtime):
             if record.token != self._token:
                 raise deposed_by(record)
             if record.entry.kind == "finished":
                 return  # whoever leads next
-        if self._keeper is not None:
-            self._keeper.sure()
 
     def _fold(self) -> None:
         digest = self._model.fold(self._state, self._results.payloads)
