@@ -473,7 +473,8 @@ def test_folders_of_wake_ups_that_another_process_removes_meanwhile_are_no_error
     monkeypatch.setattr(_wakeup.Bells, "_wake", clear_away)
     broker.close()
     for bell in stayers:
-        assert bell is not None and not bell.path.exists()
+        assert bell is not None
+        assert not bell.path.exists()
         bell.close()
 
 
