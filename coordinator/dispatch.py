@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from coordinator.config import Config
 from coordinator.facts import Order, State
@@ -22,14 +23,15 @@ class Dispatch:
         self._topology = topology
         self._model = model
         self.epoch = 0
+        self._given_up: frozenset[str] = frozenset()
+        self._looked_at = -inf
 
     def issue(self, state: State, orders: Sequence[Order]) -> int:
         """Publishes the task and the orders' assignments, in one flight; returns the bytes sent."""
         publications: list[Publication] = []
         task = None
         sent = 0
-        if any(order.turn for order in orders) and not state.rules.buffered:
-            # Those who brought nothing may have looked for it in vain.
+        if orders and self._may_lack_task(state, orders):
             self._model.look_for_task()
         if state.version >= 0:
             task, publications, sent = self._model.publish(state, self.epoch)
@@ -37,6 +39,21 @@ class Dispatch:
         if publications:
             self._broker.publish(publications)
         return sent + sum(len(publication.part.body) for publication in publications)
+
+    def _may_lack_task(self, state: State, orders: Sequence[Order]) -> bool:
+        """Whether some who brought nothing may have looked for the task in vain.
+
+        In buffered mode orders are given up at any time: there it may be so once in a deadline.
+        """
+        if not state.rules.buffered:
+            return any(order.turn for order in orders)
+        failed = {id_ for id_, how in state.outcome.items() if how == "failed"}
+        before, self._given_up = self._given_up, state.superseded | failed
+        now = max(order.issued_at for order in orders)
+        if self._given_up <= before or now < self._looked_at + state.rules.deadline_s:
+            return False
+        self._looked_at = now
+        return True
 
     def _publication(self, state: State, order: Order, task: TaskRef | None) -> Publication:
         site = state.clients[order.client]
