@@ -170,14 +170,13 @@ class Worker:
             log.warning("dropped a message that is no assignment: %s", error)
             delivery.ack()
             return
-        if assignment not in self._answers:
-            self._answer(self._done(assignment, self._runtime.monotonic()), delivery)
-            return
         answer = self._answers.get(assignment)
-        if answer is None or (delivery.redelivered and len(answer.payload) > RESENT_BYTES):
+        large = answer is None or len(answer.payload) > RESENT_BYTES
+        if delivery.redelivered and large and assignment in self._answers:
             delivery.ack()
-        else:
-            self._answer(answer, delivery)
+            return
+        # One that was issued again is asked for since the results log has lost its answer.
+        self._answer(answer or self._done(assignment, self._runtime.monotonic()), delivery)
 
     def _answer(self, answer: Answer, delivery: Delivery) -> None:
         parts = codec.split(Update.KIND, answer.update.to_header(), answer.payload)

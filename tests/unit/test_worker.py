@@ -14,7 +14,7 @@ from shared.broker.port import FIRST, Delivery, Part, Publication, Sink
 from shared.messages import Assignment, RoundTask, Update
 from shared.topology import Topology
 from shared.weights import Weights
-from worker.answers import KEPT, Answer, Answers
+from worker.answers import KEPT, KEPT_BYTES, Answer, Answers
 from worker.service import Worker
 from worker.tasks import TaskNotFound, Tasks
 
@@ -123,6 +123,15 @@ def test_order_that_is_issued_again_is_answered_again_from_memory(desk, worker_o
     deliver(desk)
     deliver(desk, redelivered)
     assert (trainer.made, desk.updates.qsize()) == (1, 2)
+
+
+def test_order_that_is_issued_again_is_carried_out_again_when_its_answer_is_no_longer_held(desk, worker_of):
+    trainer = Counting(KEPT_BYTES // 4 + 1)
+    worker_of(trainer)
+    for _ in range(2):
+        deliver(desk)
+    deliver(desk, redelivered=1)
+    assert (trainer.made, desk.updates.qsize()) == (2, 2)
 
 
 class Trickle(Desk):
