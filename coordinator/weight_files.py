@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def write_weights(path: Path, weights: Weights) -> None:
             np.savez(file, **weights.arrays)  # type: ignore[arg-type]
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            beside.unlink()
         raise ConfigError(
             f"the model can't be written to {path} ({error.strerror}): name another place"
         ) from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -59,6 +62,16 @@ def test_other_weights_are_refused(tmp_path):
         ConfigError, match=r"not that of hospitals/abc123@12:[0-9a-f]{12}; take the file that"
     ):
         initial_weights(load(made.toml))
+
+
+def test_weights_on_a_file_system_that_takes_nothing_are_refused_in_a_sentence(tmp_path, monkeypatch):
+    def read_only(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "open", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(ConfigError, match=r"can't be written to .* \(Read-only file system\): name another"):
+        write_weights(tmp_path / "model.npz", MODEL)
 
 
 def test_without_sites_of_its_own_it_is_coordinated(tmp_path):
