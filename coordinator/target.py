@@ -68,6 +68,8 @@ class Target:
             elif not broker_url:
                 raise ConfigError(f"the run of {place} was at a broker: give --broker (and --state) for it")
             return cls.of_run(load(file), place, broker_url, state_url)
+        if place is not None and not place.exists():
+            raise ConfigError(f"there is no {place}: name a run's folder, or a federation's TOML file")
         if place is not None:
             return cls.of_run(load(place), None, broker_url, state_url)
         if federation:
@@ -97,11 +99,12 @@ class Target:
         return self._broker
 
     def create(self) -> None:
-        """Makes the run's folder and the embedded broker's."""
+        """Makes the run's folder, the embedded broker's, and that of a state store beside the run."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.embedded:
-                Path(self.broker_url).mkdir(parents=True, exist_ok=True)
+            for url in (self.broker_url, self.state_url):
+                if "://" not in url:
+                    Path(url).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"the folder {self.folder} can't be made ({error.strerror}): name another"

@@ -163,6 +163,17 @@ def test_rules_never_wait_for_fewer_than_the_minimum():
     assert config.rules().min_clients == 3
 
 
+def test_a_folder_or_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no .*typo: name a run's folder, or a federation's TOML"):
+        Target.of_arguments(tmp_path / "typo", "", "", "")
+
+
+def test_a_store_beside_the_run_of_a_broker_elsewhere_gets_its_folder(toml, tmp_path):
+    with Target.of_run(load(toml(GOOD)), tmp_path / "run", "amqp://h", "") as target:
+        target.create()
+        assert target.store().read().leader is None
+
+
 def test_copies_need_a_cluster(toml, tmp_path):
     config = load(toml(GOOD), ["log.copies=3"])
     assert config.binding()["log"]["copies"] == 3
