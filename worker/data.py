@@ -119,7 +119,9 @@ def _read_npz(path: Path) -> Arrays:
                 arrays[name] = file[name]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         array = f"array {name!r} cannot be read" if name else "it cannot be read as .npz"
-        raise ConfigError(f"{path}: {array}: {error}") from error
+        # Of bytes that are no archive numpy says how to unpickle them.
+        foreign = isinstance(error, ValueError) and not name
+        raise ConfigError(f"{path}: {array}: {'write it with numpy.savez' if foreign else error}") from error
     return arrays
 
 

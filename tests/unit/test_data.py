@@ -225,6 +225,8 @@ def test_files_that_are_something_else_are_named(tmp_path: Path, file: Path) -> 
     assert f"{file}: array 'x' cannot be read" in refusal(file)
     file.write_bytes(b"")
     assert f"{file}: it cannot be read as .npz" in refusal(file)
+    file.write_bytes(bytes(range(200, 256)))
+    assert refusal(file) == f"{file}: it cannot be read as .npz: write it with numpy.savez"
     with file.open("wb") as bare:
         np.save(bare, X)
     assert "one array without a name" in refusal(file)
