@@ -79,7 +79,7 @@ def _untimely(state: State, order: Order) -> str:
         return "its assignment was answered by an accepted update already"
     behind = state.version - order.version
     if behind > state.rules.max_staleness:
-        return f"{behind} versions behind"
+        return _late_by(behind)
     if state.rules.buffered:
         return ""
     rivals = [answer.version for answer in state.accepted.values() if answer.client == order.client]
@@ -108,7 +108,7 @@ def _of_order(state: State, order: Order, answer: Answer) -> Verdict:
         return Verdict("late", "the model has its initial weights")
     behind = state.version - order.version
     if behind > (0 if order.work == "evaluate" else state.rules.max_staleness):
-        return Verdict("late", f"{behind} versions behind")
+        return Verdict("late", _late_by(behind))
     return Verdict("accepted")
 
 
@@ -130,8 +130,12 @@ def _forgotten(state: State, answer: Answer) -> Verdict:
     if state.chain.get(answer.version) != answer.digest:
         return Verdict("refused", "its base is no version of this model", its_own=False)
     if state.version - answer.version > state.rules.max_staleness:
-        return Verdict("late", f"{state.version - answer.version} versions behind")
+        return Verdict("late", _late_by(state.version - answer.version))
     return Verdict("refused", "it was not assigned", its_own=False)
+
+
+def _late_by(versions: int) -> str:
+    return "1 version behind" if versions == 1 else f"{versions} versions behind"
 
 
 def _absurd(answer: Answer) -> str:
