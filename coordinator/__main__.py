@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from coordinator.cli import app
 from shared.errors import WarrenError
 
 
 def main() -> None:
     """Runs a command; what goes wrong on purpose is one sentence and an exit code."""
     try:
+        from coordinator.cli import app  # Ctrl-C may come while all the modules are read
+
         app()
     except WarrenError as error:
         print(f"warren: {error}", file=sys.stderr)

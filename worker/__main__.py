@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 
 from shared.errors import WarrenError
-from worker.cli import app
 
 
 def main() -> None:
     """Runs a worker; what goes wrong on purpose is one sentence and an exit code."""
     try:
+        from worker.cli import app  # Ctrl-C may come while all the modules are read
+
         app()
     except WarrenError as error:
         print(f"warren-worker: {error}", file=sys.stderr)
