@@ -62,6 +62,8 @@ class Dispatch:
 
     def _assignment(self, state: State, order: Order, task: TaskRef | None) -> Assignment:
         seed = self._config.federation.seed
+        # Of an older version it isn't known where its task lies, only that it is as large.
+        known = task if task and task.digest == order.digest else None
         return Assignment(
             federation=self._config.name,
             run=state.run,
@@ -77,8 +79,8 @@ class Dispatch:
             seed=seed_of(seed, "initialise") if order.work == "initialise" else seed_of(seed, order.id),
             evaluate=self._config.evaluation.each_round and order.work == "train",
             training=self._config.training,
-            task_message=task.message_id if task else "",
+            task_message=known.message_id if known else "",
             task_parts=task.parts if task else 0,
             task_bytes=task.nbytes if task else 0,
-            task_offset=task.offset if task else FIRST,
+            task_offset=known.offset if known else FIRST,
         )

@@ -254,7 +254,7 @@ class Coordinator:
             self._feed(ResultsLost(self._clock(), end))
             resend = True
         if resend:
-            self._unsure = frozenset(self._state.orders)
+            self._unsure = frozenset(self._state.orders) - self._state.superseded
         self._inlets.read_to = self._state.decided
 
     def _publish_mark(self) -> int:

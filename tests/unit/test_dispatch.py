@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,9 @@ from coordinator.dispatch import Dispatch
 from coordinator.facts import Rules
 from coordinator.models import TaskRef
 from coordinator.moves import Seen
+from shared import codec
+from shared.broker.port import FIRST, Publication
+from shared.messages import Assignment
 from shared.topology import Topology
 
 
@@ -50,3 +54,18 @@ def test_in_buffered_mode_the_task_is_looked_for_once_in_a_deadline_while_orders
     assert looks == [2, 3, 4]
     issue(made.state, made.issued[-1:])
     assert looks == [2, 3, 4], "nothing more was given up"
+
+
+def test_an_order_on_an_older_version_does_not_name_the_newest_ones_task(world):
+    made = open_round(world, minimum=1)
+    broker = SimpleNamespace(publish=lambda publications: sent.extend(publications))
+    sent: list[Publication] = []
+    task = TaskRef(made.state.digest, "m", 3, 9, 7)
+    model = SimpleNamespace(publish=lambda *_: (task, [], 0))
+    dispatch = Dispatch(parse({"federation": {"name": "f"}}, "test"), broker, Topology("f"), model)
+    newest = made.issued[-1]
+    dispatch.issue(made.state, [newest, replace(newest, version=newest.version - 1, digest="older")])
+    there, older = (Assignment.from_header(codec.decode(each.part.body)[0]) for each in sent)
+    assert (there.task_message, there.task_offset) == ("m", 7)
+    assert (older.task_message, older.task_offset) == ("", FIRST)
+    assert (older.task_parts, older.task_bytes) == (3, 9), "as large as the newest"
