@@ -19,7 +19,7 @@ from shared.topology import Topology
 #: How often another leader's last entries may come in between before a coordinator gives up.
 TRIES = 20
 #: Entries that a new leader may write before it has published again what is unsure.
-PASSING = ("registered", "present", "absent", "results-lost", "failed", "readmitted")
+PASSING = ("registered", "present", "absent", "failed", "readmitted")
 
 
 @dataclass
@@ -35,7 +35,8 @@ class Replay:
         """Applies an entry.
 
         Every order is published right behind the entry that makes it, so only those of the very last entry
-        may not have gone out.
+        may not have gone out. Once the results log has lost its end all are to be sent again, and whoever
+        wrote that may not have come to it.
         """
         self.floods.entry(entry)
         if entry.kind == "leader":
@@ -45,6 +46,8 @@ class Replay:
         self.output.replayed(entry)
         if entry.kind in ("round-opened", "assigned"):
             self.unsure = frozenset(self.state.orders.keys() - before)
+        elif entry.kind == "results-lost":
+            self.unsure = frozenset(self.state.orders) - self.state.superseded
         elif entry.kind not in PASSING:
             self.unsure = frozenset()
 

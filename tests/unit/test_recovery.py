@@ -44,3 +44,12 @@ def test_what_a_leader_wrote_after_it_sent_them_makes_them_sure(replay):
     replay.take(Entry("assigned", 2.0, {"work": "train", "draws": 1, "deadline_at": 90.0}, [["a/0", 1, ""]]))
     assert len(replay.unsure) == 1
     assert {replay.state.orders[id_].turn for id_ in replay.unsure} == {1}
+
+
+def test_a_leader_that_found_the_results_shortened_and_died_leaves_all_orders_unsure(replay):
+    opened = replay.unsure
+    replay.take(Entry("assigned", 2.0, {"work": "train", "draws": 1, "deadline_at": 90.0}, [["a/0", 1, ""]]))
+    replay.take(Entry("leader", 3.0))
+    replay.take(Entry("results-lost", 3.0, {"end": 0}))
+    replay.take(Entry("registered", 3.0, {}, [["b", ["0"]]]))
+    assert replay.unsure == replay.state.orders.keys() > opened
