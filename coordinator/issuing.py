@@ -111,16 +111,18 @@ def _next_turns(state: State) -> dict[str, int]:
 
 def replace_failed(turn: Turn, now: float) -> None:
     """Rounds mode: for each order of the round that came to nothing, asks a client that wasn't asked yet."""
-    state = turn.state
-    if state.rereading:
-        return
+    rows = replacements(turn.state)
+    if rows and not turn.state.rereading:
+        turn.assign(now, "train", rows, turn.state.deadline_at)
+
+
+def replacements(state: State) -> list[tuple[str, int, str]]:
+    """The rows of those whom the round asks instead of clients that brought nothing."""
     orders = {id_: o for id_, o in state.orders.items() if o.round == state.round and o.work == "train"}
     asked = {order.client for order in orders.values()}
     failed = [id_ for id_ in orders if _failed(state, id_)]
     others = ranking((c for c in state.trainable if c not in asked), state.rules.seed, state.round)
-    rows = [(client, 0, id_) for client, id_ in zip(others, failed, strict=False)]
-    if rows:
-        turn.assign(now, "train", rows, state.deadline_at)
+    return [(client, 0, id_) for client, id_ in zip(others, failed, strict=False)]
 
 
 def _failed(state: State, id_: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from coordinator.closing import close, conclude, freshest, quorum_lost
 from coordinator.facts import Answer, Phase, State, config_digest
-from coordinator.issuing import ask_again, fill, initialise_elsewhere, move_on, replace_failed
+from coordinator.issuing import ask_again, fill, initialise_elsewhere, move_on, replace_failed, replacements
 from coordinator.moves import (
     Admit,
     Answered,
@@ -201,7 +201,9 @@ def _after_answer(turn: Turn, now: float) -> None:
 
 def _close_if_done(turn: Turn, now: float) -> None:
     state = turn.state
-    least = state.target if state.waiting else state.rules.minimum
+    # Who rereads the log asks nobody yet, but is to.
+    to_come = state.waiting or (state.rereading and replacements(state))
+    least = state.target if to_come else state.rules.minimum
     if least is None or len(state.accepted) < least:
         return
     chosen = freshest(state.accepted.values())
@@ -282,6 +284,7 @@ def _caught_up(turn: Turn, event: CaughtUp) -> None:
     orders = tuple(o for id_, o in state.orders.items() if id_ in event.unsure - state.outcome.keys())
     if orders:
         turn.do(Issue(orders))
+    _refill(turn, event.now)
     _after_answer(turn, event.now)
     move_on(turn, event.now)
 

@@ -435,3 +435,18 @@ def test_the_next_leaders_clock_may_be_hours_behind(world, buffered):
     before = len(made.issued)
     made.tick(11)
     assert len(made.issued) > max(before, asked)
+
+
+def test_new_leader_asks_another_for_what_failed_before_it_closes_with_fewer(world):
+    rules = Rules(minimum=1, min_clients=4, initial_from_site=False, selection=Selection(size=2))
+    made = start(world, rules, sites=("a", "b", "c", "d"))
+    brings, fails = open_orders(made)
+    written = list(made.journal)
+    made.answer(brings)
+    made.answer(fails, error="no data", examples=0)
+    (live,) = open_orders(made)
+    made.journal[:] = written
+    made.crash()
+    assert open_orders(made) == [live]
+    made.answer(live)
+    assert [row[0] for row in made.closings()[-1].rows] == sorted([brings.client, live.client])
