@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from math import floor
+from math import floor, isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from coordinator.facts import Rules, config_digest
 from coordinator.mistakes import sentence
@@ -25,10 +25,22 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def _setting(value: object) -> object:
+    """Says once what a union would say for each of its types."""
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError("take a number, a text, true or false")
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError("take a finite number")
+    return value
+
+
+Setting = Annotated[Scalar, BeforeValidator(_setting)]
+
+
 class Table(BaseModel):
     """A TOML table: no key that isn't known, no change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Federation(Table):
@@ -108,7 +120,7 @@ class Server(Table):
 class Evaluation(Table):
     each_round: bool = True
     last: bool = True
-    sites: tuple[Slug, ...] = ()
+    sites: Annotated[tuple[Slug, ...], Field(strict=False)] = ()
     best: str = "accuracy"
 
 
@@ -135,7 +147,7 @@ class LocalSite(Table):
 class Local(Table):
     trainer: str = ""
     params: dict[str, Any] = {}
-    sites: tuple[LocalSite, ...] = ()
+    sites: Annotated[tuple[LocalSite, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -154,7 +166,7 @@ class Config(Table):
 
     federation: Federation
     model: Model = Model()
-    training: dict[str, Scalar] = {}
+    training: dict[str, Setting] = {}
     cohort: Cohort = Cohort()
     buffered: Buffered = Buffered()
     staleness: Staleness = Staleness()

@@ -107,7 +107,7 @@ class Target:
                     Path(url).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"the folder {self.folder} can't be made ({error.strerror}): name another"
+                f"the folder {error.filename} can't be made ({error.strerror}): name another"
             ) from None
 
     def store(self) -> StateStore:

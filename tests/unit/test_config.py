@@ -71,6 +71,19 @@ def test_overrides_take_toml_values_and_bare_words(toml):
         (('name = "hospitals"', 'name = "Our Hospitals"'), "'federation.name' is 'Our Hospitals'"),
         (('name = "hospitals"', ""), "'federation.name' is missing"),
         (("rounds = 15", "rounds = "), "cannot be read as TOML"),
+        (
+            ("[cohort]", "[training]\nx = [1]\n[cohort]"),
+            "key 'training.x' is [1]: take a number, a text, true or false",
+        ),
+        (("[cohort]", "[training]\nx = nan\n[cohort]"), "key 'training.x' is nan: take a finite number"),
+        (
+            ("rounds = 15", 'rounds = "15"'),
+            "key 'federation.rounds' is '15': input should be a valid integer",
+        ),
+        (
+            ("rounds = 15", "rounds = true"),
+            "key 'federation.rounds' is True: input should be a valid integer",
+        ),
         (('name = "cleveland"', 'name = "cleveland"\nworker = 3'), "did you mean 'workers'"),
         (("[cohort]", '[log]\nmax_bytes = "20XB"\n[cohort]'), "'log.max_bytes' is '20XB': take a number"),
         (("[cohort]", "[log]\nmax_bytes = true\n[cohort]"), "'log.max_bytes' is True: take a number"),
