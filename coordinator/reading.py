@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 from collections.abc import Iterator
+from math import inf
 
 from shared import codec
 from shared.broker.port import FIRST, Broker, Delivery, Part, Publication, new_id
@@ -78,3 +79,39 @@ def read_until(
             delivery.ack()
     finally:
         subscription.close()
+
+
+class Marks:
+    """What a follower waits for to know that it has read an exchange's log to its end."""
+
+    def __init__(self, broker: Broker, exchange: str, federation: str, runtime: Runtime) -> None:
+        self._broker = broker
+        self._exchange = exchange
+        self._federation = federation
+        self._runtime = runtime
+        self._ids: set[str] = set()
+        self._published_at = 0.0
+
+    def publish(self) -> int:
+        """Marks where the log ends now, and returns that offset."""
+        mark, end = publish_mark(self._broker, self._exchange, self._federation, locate=True)
+        self._ids.add(mark)
+        self._published_at = self._runtime.monotonic()
+        return end
+
+    def renew(self) -> None:
+        """Publishes one more if none came for long: the broker may have lost it, and nothing would go on."""
+        if self._ids and self._runtime.monotonic() > self._published_at + SILENCE_S:
+            self.publish()
+
+    @property
+    def patience_s(self) -> float:
+        """How long it may take until `renew` has something to do."""
+        return SILENCE_S if self._ids else inf
+
+    def reached(self, part: Part) -> bool:
+        """Whether the part is one of them; after the first none is waited for any more."""
+        if part.message_id not in self._ids:
+            return False
+        self._ids.clear()
+        return True

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from coordinator import journal
 from coordinator.applying import apply
+from coordinator.config import Config, differences
 from coordinator.facts import Entry, State
 from coordinator.flood import Floods
 from coordinator.journal import Reader, Writer
 from coordinator.lease import describe
 from coordinator.output import Output
 from shared.broker.port import Broker
-from shared.errors import JournalError, OtherArgumentsError
+from shared.errors import ConfigError, FederationFailed, JournalError, OtherArgumentsError
 from shared.runtime import Runtime
 from shared.topology import Topology
+
+log = logging.getLogger(__name__)
 
 #: How often another leader's last entries may come in between before a coordinator gives up.
 TRIES = 20
@@ -58,9 +62,9 @@ def make_journal(broker: Broker, topology: Topology) -> OtherArgumentsError | No
     Returns: why not, if it was declared with another number of copies. It can be read all the same, and says
     itself which configuration it is of.
     """
-    exchange, log = topology.journal()
+    exchange, entries = topology.journal()
     try:
-        broker.declare([exchange], [log])
+        broker.declare([exchange], [entries])
     except OtherArgumentsError as error:
         return error
     return None
@@ -94,3 +98,33 @@ def take_the_lead(
         f"the journal of federation {topology.federation!r} could not be led: its leader goes on writing "
         f"though it lost its lease; stop it, and start this one again"
     )
+
+
+def check_config(state: State, config: Config) -> None:
+    """Holds a configuration against that of the federation as it was started, if it was.
+
+    Raises:
+        ConfigError: they differ in what binds.
+    """
+    differing = differences(state.config, config.binding()) if state.run else []
+    if differing:
+        raise ConfigError(
+            f"federation {config.name!r} was started with other settings ({', '.join(differing)}): "
+            f"set them back, or start it anew with --fresh"
+        )
+
+
+def say_that_it_is_finished(state: State, name: str) -> None:
+    """Says how a federation ended that is started once more.
+
+    Raises:
+        FederationFailed: it failed.
+    """
+    if state.outcome_code:
+        raise FederationFailed(
+            f"federation {name!r} has ended already: {state.outcome_reason}; start it anew with --fresh"
+        )
+    log.info(
+        "federation %r is finished already, at version %d (digest %s); start it anew with --fresh",
+        name, state.version, state.digest[:12],
+    )  # fmt: skip

@@ -51,7 +51,7 @@ def print_standing(standing: dict[str, Any]) -> None:
     if not round_:
         console.print(f"Federation {standing['federation']}: nothing is known of it here")
         return
-    made = round_["version"] >= 0
+    made = int(round_["version"]) >= 0
     version = f"version {round_['version']}, digest {round_['digest'][:12]}" if made else "no version yet"
     console.print(
         f"Federation {standing['federation']}: round {round_['number']} of {round_['rounds']} "

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf
 
-from coordinator.config import Config, differences
+from coordinator.config import Config
 from coordinator.desk import Desk
 from coordinator.dispatch import Dispatch
 from coordinator.facts import Entry, Phase, State
@@ -38,15 +38,22 @@ from coordinator.moves import (
     Tick,
 )
 from coordinator.output import Output
-from coordinator.reading import SILENCE_S, publish_mark
-from coordinator.recovery import Replay, catch_up, make_journal, take_the_lead
+from coordinator.reading import Marks
+from coordinator.recovery import (
+    Replay,
+    catch_up,
+    check_config,
+    make_journal,
+    say_that_it_is_finished,
+    take_the_lead,
+)
 from coordinator.results import Results
 from coordinator.rounds import next_wake, step
 from coordinator.showing import Showing
 from coordinator.spool import Spool
 from coordinator.state.port import StateStore
 from shared.broker.port import FIRST, Broker, Delivery, Part, Subscription
-from shared.errors import ConfigError, FederationFailed, LogShortened
+from shared.errors import FederationFailed, LogShortened
 from shared.runtime import THREADS, Flag, Inbox, Runtime, steady
 from shared.topology import Topology
 
@@ -101,8 +108,7 @@ class Coordinator:
         self._reader = Reader()
         self._keeper: Keeper | None = None
         self._subscriptions: list[Subscription] = []
-        self._marks: set[str] = set()
-        self._marked_at = 0.0
+        self._marks = Marks(broker, self._topology.results, config.name, runtime)
         self._unsure: frozenset[str] = frozenset()
         self._end: Finish | None = None
         self._bytes_out = 0
@@ -160,9 +166,7 @@ class Coordinator:
             call = self._next()
             if call is not None:
                 call()
-            if self._marks and self._runtime.monotonic() > self._marked_at + SILENCE_S:
-                # The broker may have lost the one before, and without any nothing goes on.
-                self._publish_mark()
+            self._marks.renew()
             self._showing.show(self._state)
         self._showing.show(self._state, at_once=True)
 
@@ -173,8 +177,8 @@ class Coordinator:
         if wake is not None and wake <= now:
             self._feed(Tick(now))
             return None
-        soon = SILENCE_S if self._marks else inf
-        patience = self._showing.patience(self._state, soon if wake is None else wake - now)
+        soon = self._marks.patience_s if wake is None else wake - now
+        patience = self._showing.patience(self._state, soon)
         try:
             return self._inbox.get(timeout=None if patience == inf else patience)
         except queue.Empty:
@@ -191,18 +195,9 @@ class Coordinator:
         return 0
 
     def _was_finished(self) -> int:
-        state = self._state
         self._output.ended(self._model.weights)
-        self._showing.show(state, at_once=True)
-        if state.outcome_code:
-            raise FederationFailed(
-                f"federation {self._config.name!r} has ended already: {state.outcome_reason}; "
-                f"start it anew with --fresh"
-            )
-        log.info(
-            "federation %r is finished already, at version %d (digest %s); start it anew with --fresh",
-            self._config.name, state.version, state.digest[:12],
-        )  # fmt: skip
+        self._showing.show(self._state, at_once=True)
+        say_that_it_is_finished(self._state, self._config.name)
         return 0
 
     # --- beginning, and beginning again
@@ -214,7 +209,9 @@ class Coordinator:
         replay = Replay(self._state, self._output, self._floods)
         catch_up(broker, topology, reader, replay, self._runtime)
         self._state = replay.state
-        self._check_config()
+        check_config(self._state, self._config)
+        if not self._state.run:
+            self._model.check_initial()
         if other is not None:
             raise other
         take_the_lead(broker, topology, self._journal, reader, replay, self._runtime)
@@ -230,20 +227,9 @@ class Coordinator:
         self._model.recover(self._state, self._results.payloads)
         self._turn_over()
 
-    def _check_config(self) -> None:
-        if not self._state.run:
-            self._model.check_initial()
-            return
-        differing = differences(self._state.config, self._config.binding())
-        if differing:
-            raise ConfigError(
-                f"federation {self._config.name!r} was started with other settings ({', '.join(differing)}): "
-                f"set them back, or start it anew with --fresh"
-            )
-
     def _survey(self, resend: bool) -> None:
         """Learns where the results log ends, and whether it still reaches as far as it was read."""
-        end = self._publish_mark()
+        end = self._marks.publish()
         if end <= self._state.decided:
             log.warning(
                 "the results log ends at %d and was read to %d: the broker lost updates that it had "
@@ -256,14 +242,6 @@ class Coordinator:
         if resend:
             self._unsure = frozenset(self._state.orders) - self._state.superseded
         self._inlets.read_to = self._state.decided
-
-    def _publish_mark(self) -> int:
-        """Marks the end of the results log; returns an offset at or before it."""
-        topology, name = self._topology, self._config.name
-        mark, end = publish_mark(self._broker, topology.results, name, locate=True)
-        self._marks.add(mark)
-        self._marked_at = self._runtime.monotonic()
-        return end
 
     def _subscribe(self) -> None:
         broker, topology, epoch = self._broker, self._topology, self._dispatch.epoch
@@ -295,10 +273,9 @@ class Coordinator:
         self._inbox.put(raise_it)
 
     def _result(self, part: Part, state: State, now: float) -> Iterator[Event]:
-        if part.message_id not in self._marks:
+        if not self._marks.reached(part):
             yield from self._inlets.result(part, state, now)
             return
-        self._marks.clear()
         self._floods.own = part.user_id
         yield CaughtUp(now, self._unsure)
         # What died, or an operator asks for, is looked at when all that was answered is known.
