@@ -125,7 +125,8 @@ def test_worker_s_line_breaks_at_any_byte(fed, line_to, undisturbed, seed):
 def test_coordinator_s_line_breaks_at_any_byte(fed, line_to, undisturbed):
     rng = random.Random(3)
     sites = wide_pair(fed)
-    cuts = {"up": [5, *rng.sample(range(40 * MB), 5)], "down": [300, *rng.sample(range(100 * MB), 5)]}
+    # Three models of 10 MB go up and seven updates come down, whatever is sent again.
+    cuts = {"up": [5, *rng.sample(range(28 * MB), 5)], "down": [300, *rng.sample(range(66 * MB), 5)]}
     line = line_to(cuts=cuts)
     toml = fed.write(sites, federation={"rounds": 2})
     coordinator = fed.coordinate(toml, broker_url=through(line, fed.broker_url))
