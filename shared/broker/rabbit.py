@@ -53,6 +53,8 @@ _UNREADABLE = (
     pika.exceptions.AMQPError,
 )  # fmt: skip
 
+#: How much goes out in one send, of what is small.
+_TOGETHER_BYTES = 16 * 1024
 #: Before and behind a frame's payload: type, channel and length; and the octet that ends it.
 _FRAME, _FRAME_END = struct.Struct(">BHL"), b"\xce"
 
@@ -272,6 +274,15 @@ class _Connection(pika.SelectConnection):  # type: ignore[misc]
             for piece in pieces
         ]
         self._output_marshaled_frames([head + frames[0]] if len(frames) == 1 else [head, *frames])
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        """What is small goes out together with what is small and still waits: pika makes a send of each."""
+        waiting = self._transport._tx_buffers
+        if waiting and len(waiting[-1]) + len(data) <= _TOGETHER_BYTES:
+            waiting[-1] += data
+            self._transport._tx_buffered_byte_count += len(data)
+        else:
+            super()._adapter_emit_data(data)
 
     def _read_frame(self) -> tuple[int, Any]:
         try:

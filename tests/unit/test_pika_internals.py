@@ -39,6 +39,14 @@ def test_messages_are_sent_by_what_we_override() -> None:
     assert {"_output_marshaled_frames", "_body_max_length"} <= _names(Connection._send_message)
 
 
+def test_what_waits_to_be_sent_lies_where_we_add_to_it() -> None:
+    fields = {"_tx_buffers", "_tx_buffered_byte_count"}
+    assert fields <= _names(_AsyncTransportBase._buffer_tx_data)
+    assert fields <= _names(_AsyncTransportBase._produce)
+    assert {"_transport", "write"} <= _names(SelectConnection._adapter_emit_data)
+    assert "_adapter_emit_data" in _names(Connection._output_marshaled_frames)
+
+
 @pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 2500])
 def test_what_is_sent_are_pika_s_own_bytes(size: int) -> None:
     content = BasicProperties(message_id="m", headers={"part": 1}), bytes(range(256)) * 10
