@@ -16,7 +16,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgpack
@@ -161,21 +161,24 @@ class _Pending:
     header: dict[str, Any]
     parts: int
     nbytes: int
-    payload: memoryview = field(default_factory=lambda: zeros(0))
+    payload: Buffer = b""
     filled: int = 0
     next_part: int = 1
 
     def add(self, body: Buffer) -> None:
-        """Takes in the next part's bytes, none beyond what the message claims."""
+        """Takes in the next part's bytes, none beyond what the message claims; all in one go uncopied."""
         start, self.filled = self.filled, self.filled + len(body)
         self.next_part += 1
-        if self.filled > self.nbytes:
+        if self.filled > self.nbytes or not len(body):
+            return
+        if len(body) == self.nbytes:
+            self.payload = body
             return
         if self.filled > len(self.payload):
             larger = zeros(min(self.nbytes, max(2 * start, self.filled, ROOM_BYTES)))
             larger[:start] = self.payload[:start]
             self.payload = larger
-        self.payload[start : self.filled] = body
+        memoryview(self.payload)[start : self.filled] = body
 
 
 class Assembler:

@@ -12,7 +12,7 @@ from shared.broker.port import Publication
 from shared.errors import RefusedError
 
 #: How much may be sent and not confirmed yet, so that a large message isn't copied whole into buffers.
-WINDOW_BYTES = 32 * 1024 * 1024
+WINDOW_BYTES = 8 * 1024 * 1024
 WINDOW_PARTS = 4096
 #: AMQP's bound for names, keys and ids.
 SHORT_TEXT_BYTES = 255
