@@ -60,12 +60,9 @@ class Mean(Rule):
     def fold(
         self, deltas: Sequence[Array], weights: Sequence[float], divisor: float, total: Block, room: Block
     ) -> None:
-        total[...] = deltas[0]
-        total *= weights[0]
+        _scale(deltas[0], weights[0], total)
         for delta, weight in zip(deltas[1:], weights[1:], strict=True):
-            # Widened first and then multiplied in place: faster than a multiplication that casts on its way.
-            room[...] = delta
-            room *= weight
+            _scale(delta, weight, room)
             total += room
         total /= divisor
 
@@ -114,6 +111,15 @@ class TrimmedMean(_Sorting):
         if self.cut(updates):
             return ""
         return f"a trim of {self.trim:g} cuts none of {updates} updates: set aggregation.trim higher"
+
+
+def _scale(delta: Array, weight: float, out: Block) -> None:
+    if delta.dtype == out.dtype:
+        np.multiply(delta, weight, out=out)
+    else:
+        # Widened first and then multiplied in place: faster than a multiplication that casts on its way.
+        out[...] = delta
+        out *= weight
 
 
 def make(settings: Settings) -> Rule:
