@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from shared.broker.port import Part
@@ -89,10 +90,12 @@ class Channel(Protocol):
 
 
 class Connection(Protocol):
-    """A connection; `abort` ends it at once, without the broker's consent."""
+    """A connection; `abort` ends it at once, without the broker's consent. What is sent in `together` goes
+    out when that ends, at once and in one go."""
 
     @property
     def is_open(self) -> bool: ...
+    def together(self) -> AbstractContextManager[None]: ...
     def abort(self, why: str) -> None: ...
     def close(self) -> None: ...
     def channel(self, *, on_open_callback: Callback) -> object: ...

@@ -103,6 +103,11 @@ class Publisher:
         """Something moved: the patience with the broker begins anew, and more may be sent."""
         self._moved = time.monotonic()
         self._watch(self._timeout_s)
+        if self._connection is not None:
+            with self._connection.together():
+                self._send_what_fits()
+
+    def _send_what_fits(self) -> None:
         job = self._jobs[0] if self._jobs else None
         while self._line and self._line.channel.is_open and job and job.unsent:
             publication = job.publications[job.unsent[0]]

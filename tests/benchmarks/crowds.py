@@ -13,6 +13,7 @@ from redis import Redis
 from tests.benchmarks.bench import EMBEDDED, RABBIT, Bench
 from tests.benchmarks.federation import WORKERS, Shape, warren
 from tests.benchmarks.figures import significant, spread
+from tests.benchmarks.overhead import KINDS, floor
 from tests.benchmarks.report import Section, Table
 
 #: Shape and rounds.
@@ -25,7 +26,8 @@ TITLE = "Crowds"
 NOTES = [
     f"{WORKERS} workers of two sites. Redis counts commands itself (INFO commandstats): *round trips* are "
     "scripts sent, with the lease's; *operations* are what the scripts did there. Where fewer are asked than "
-    "are registered, functions are wrapped as for the phases; *select* is the time to draw the cohort.",
+    "are registered, functions are wrapped as for the phases; *select* is the time to draw the cohort. The "
+    "floors are those of the overhead, by as many processes: what RabbitMQ leaves to any client.",
 ]
 
 
@@ -52,6 +54,9 @@ def measure(bench: Bench, section: Section) -> None:
         for broker in (RABBIT, EMBEDDED):
             bench.say(f"crowds: {shape.text()}, {shape.cohort} asked, {broker}")
             table.rows.append(one(bench, section, shape, broker, rounds))
+        for name, kind in KINDS.items() if not shape.asked else ():
+            bench.say(f"crowds: {shape.text()}, {name}")
+            table.rows.append(bare(bench, section, shape, name, kind, rounds))
 
 
 def one(bench: Bench, section: Section, shape: Shape, broker: str, rounds: int) -> list[str]:
@@ -76,6 +81,16 @@ def one(bench: Bench, section: Section, shape: Shape, broker: str, rounds: int) 
         shape.text(), f"{shape.cohort:,}", broker, str(rounds), spread(seconds).text(), significant(speed),
         *counted, spread(selects).text(1e-3) if selects else "",
     ]  # fmt: skip
+
+
+def bare(bench: Bench, section: Section, shape: Shape, name: str, kind: str, rounds: int) -> list[str]:
+    """A floor's row."""
+    with floor(bench, kind, shape) as contestant:
+        seconds = contestant.turn(rounds)
+    speed = shape.cohort / spread(seconds).median
+    section.figures[f"{name} {shape.cohort} of {shape.clients}x{shape.parameters} updates/s"] = speed
+    cells = [shape.text(), f"{shape.cohort:,}", name, str(rounds), spread(seconds).text(), significant(speed)]
+    return [*cells, "", "", ""]
 
 
 def trips(bench: Bench) -> Trips:

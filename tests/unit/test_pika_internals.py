@@ -6,6 +6,7 @@ import inspect
 from collections import deque
 from collections.abc import Iterable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pika import BasicProperties, SelectConnection, spec
@@ -14,9 +15,16 @@ from pika.channel import Channel, ContentFrameAssembler
 from pika.connection import Connection
 from pika.frame import Body, Header, Method
 
-from shared.broker import rabbit
+from shared.broker import _pika
 from shared.broker._frames import Unframer
 from shared.weights import Buffer
+
+
+def _connection() -> Any:
+    """One that was never dialled."""
+    connection = _pika._Connection.__new__(_pika._Connection)
+    connection._unframer, connection._depth, connection._waiting = Unframer(), 0, deque()
+    return connection
 
 
 def _names(function: object) -> set[str]:
@@ -25,9 +33,40 @@ def _names(function: object) -> set[str]:
 
 def test_reads_are_bounded_by_what_we_raise() -> None:
     assert {"_MAX_RECV_BYTES", "_MAX_CONSUME_BYTES"} <= _names(_AsyncTransportBase._consume)
-    assert rabbit._AsyncTransportBase is _AsyncTransportBase
-    assert _AsyncTransportBase._MAX_RECV_BYTES == 64 * 1024
-    assert _AsyncTransportBase._MAX_CONSUME_BYTES == 1024 * 1024
+    assert _AsyncTransportBase._MAX_RECV_BYTES == _pika.RECEIVED_BYTES == 64 * 1024
+    assert _AsyncTransportBase._MAX_CONSUME_BYTES == _pika.TURN_BYTES == 1024 * 1024
+
+
+def test_a_socket_is_read_by_what_we_override() -> None:
+    assert _AsyncPlaintextTransport._consume is _pika._consume
+    assert "_consume" in _names(_AsyncPlaintextTransport._on_socket_readable)
+    fields = {"_state", "_STATE_ACTIVE", "_sock", "_protocol", "data_received", "RxEndOfFile"}
+    assert fields <= _names(_AsyncTransportBase._consume)
+
+
+@pytest.mark.parametrize(
+    ("reads", "taken"),
+    [
+        ([b"ab", b"never asked for"], 1),
+        ([b"x" * _pika.RECEIVED_BYTES, b"", b"never asked for"], 2),
+        ([b"x" * _pika.RECEIVED_BYTES] * 20, 16),
+    ],
+)
+def test_a_socket_is_read_until_it_gives_less_than_was_asked_for(reads: list[bytes], taken: int) -> None:
+    came: list[bytes] = []
+    left = list(reads)
+    transport = SimpleNamespace(
+        _state=1, _STATE_ACTIVE=1, RxEndOfFile=EOFError,
+        _sock=SimpleNamespace(recv=lambda _: left.pop(0)),
+        _protocol=SimpleNamespace(data_received=came.append),
+    )  # fmt: skip
+    if b"" in reads:
+        with pytest.raises(EOFError):
+            _pika._consume(transport)
+    else:
+        _pika._consume(transport)
+    assert len(reads) - len(left) == taken
+    assert came == [data for data in reads[:taken] if data]
 
 
 def test_frames_are_read_by_what_we_override() -> None:
@@ -37,7 +76,7 @@ def test_frames_are_read_by_what_we_override() -> None:
 
 
 def test_bodies_are_finished_by_what_we_override() -> None:
-    assert ContentFrameAssembler._finish is rabbit._finish
+    assert ContentFrameAssembler._finish is _pika._finish
     assert "_finish" in _names(ContentFrameAssembler.process)
     assert {"_finish", "_body_fragments"} <= _names(ContentFrameAssembler._handle_body_frame)
     assert {"_method_frame", "_header_frame", "_body_fragments"} <= _names(ContentFrameAssembler._reset)
@@ -49,8 +88,7 @@ def test_what_comes_is_what_pika_would_make_of_it(size: int) -> None:
     frames = [Method(3, spec.Basic.Deliver("tag", 1, False, "e", "k")), Header(3, size, content[0])]
     frames += [Body(3, content[1][start : start + 1000]) for start in range(0, size, 1000)]
     sent = b"".join(frame.marshal() for frame in frames)
-    connection = rabbit._Connection.__new__(rabbit._Connection)
-    connection._unframer = Unframer()
+    connection = _connection()
     connection.bytes_received = 0
     assembler, came = ContentFrameAssembler(), []
     connection._process_frame = lambda frame: came.append(assembler.process(frame))
@@ -73,11 +111,63 @@ def test_messages_are_sent_by_what_we_override() -> None:
 
 
 def test_what_waits_is_sent_by_what_we_override() -> None:
-    assert _AsyncPlaintextTransport._produce is rabbit._send_together
+    assert _AsyncPlaintextTransport._produce is _pika._produce
     assert "_produce" in _names(_AsyncPlaintextTransport._on_socket_writable)
     fields = {"_tx_buffers", "_tx_buffered_byte_count", "_sock"}
     assert fields <= _names(_AsyncTransportBase._produce)
     assert fields - {"_sock"} <= _names(_AsyncTransportBase._buffer_tx_data)
+    assert {"_transport", "write"} <= _names(SelectConnection._adapter_emit_data)
+    assert "_adapter_emit_data" in _names(Connection._output_marshaled_frames)
+
+
+class Sent:
+    """A transport with a socket that takes `room` bytes at a time; None: it is full."""
+
+    def __init__(self, room: int | None, waiting: int = 0) -> None:
+        self.at_once, self.later = bytearray(), bytearray()
+        self._room, self._nbytes = room, waiting
+        self._sock = self
+
+    def sendmsg(self, buffers: Iterable[Buffer]) -> int:
+        if self._room is None:
+            raise BlockingIOError
+        some = b"".join(buffers)[: self._room]
+        self.at_once += some
+        return len(some)
+
+    def write(self, data: Buffer) -> None:
+        self.later += data
+
+    def get_write_buffer_size(self) -> int:
+        return self._nbytes
+
+
+@pytest.mark.parametrize("room", [None, 1, 9, 10, 100])
+@pytest.mark.parametrize("waiting", [0, 5])
+def test_what_is_sent_together_goes_out_once_and_in_order(
+    room: int | None, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pika, "_AsyncPlaintextTransport", Sent)
+    connection, transport = _connection(), Sent(room, waiting)
+    connection._transport, connection.connection_state = transport, SelectConnection.CONNECTION_OPEN
+    with connection.together():
+        with connection.together():
+            connection._adapter_emit_data(b"abc")
+        connection._adapter_emit_data(memoryview(b"defghij"))
+        assert not transport.at_once + transport.later
+    assert transport.at_once + transport.later == b"abcdefghij"
+    # What waits already goes first.
+    assert len(transport.at_once) == (0 if waiting else min(room or 0, 10))
+    connection._adapter_emit_data(b"k")
+    assert transport.later.endswith(b"k")
+
+
+def test_what_is_sent_before_the_line_is_open_is_sent_by_pika() -> None:
+    connection, transport = _connection(), Sent(100)
+    connection._transport, connection.connection_state = transport, SelectConnection.CONNECTION_START
+    with connection.together():
+        connection._adapter_emit_data(b"abc")
+    assert (bytes(transport.at_once), bytes(transport.later)) == (b"", b"abc")
 
 
 @pytest.mark.parametrize("room", [1, 3, 7, 100])
@@ -94,7 +184,7 @@ def test_what_waits_goes_out_whole_and_in_order(room: int) -> None:
     transport = SimpleNamespace(
         _tx_buffers=deque(buffers), _tx_buffered_byte_count=total, _sock=SimpleNamespace(sendmsg=sendmsg)
     )
-    rabbit._send_together(transport)
+    _pika._produce(transport)
     assert bytes(sent) == b"abcdefghij" * 80
     assert transport._tx_buffered_byte_count == len(transport._tx_buffers) == 0
 
@@ -104,14 +194,14 @@ def test_what_is_sent_are_pika_s_own_bytes(size: int) -> None:
     content = BasicProperties(message_id="m", headers={"part": 1}), bytes(range(256)) * 10
     content = content[0], content[1][:size]
     sent: dict[type, bytes] = {}
-    for kind in (SelectConnection, rabbit._Connection):
+    for kind in (SelectConnection, _pika._Connection):
         connection = kind.__new__(kind)
         connection._body_max_length = 1000
         frames: list[bytes] = []
         connection._output_marshaled_frames = frames.extend
         connection._send_message(3, spec.Basic.Publish(exchange="e", routing_key="k"), content)
         sent[kind] = b"".join(frames)
-    assert sent[rabbit._Connection] == sent[SelectConnection]
+    assert sent[_pika._Connection] == sent[SelectConnection]
 
 
 def test_a_connection_is_broken_off_by_what_we_call() -> None:
