@@ -202,7 +202,8 @@ def subtract(local: Mapping[str, npt.ArrayLike], base: Weights) -> Weights:
     payload = zeros(base.layout.nbytes)
     for name, out in base.layout.views(payload).items():
         new, old = np.asarray(local[name]), base.arrays[name]
-        if new.shape != old.shape or new.dtype.name != old.dtype.name:
+        # Other bytes' order is no other dtype; names are slow to make, and seldom needed.
+        if new.shape != old.shape or (new.dtype != old.dtype and new.dtype.name != old.dtype.name):
             raise MessageError(
                 f"tensor {name!r} is {new.dtype}{list(new.shape)}, "
                 f"the model's is {old.dtype}{list(old.shape)}"
