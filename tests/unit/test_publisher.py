@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +43,14 @@ class Connection:
     """A connection that opens channels at once."""
 
     is_open = True
+    #: Whether what is sent now goes out together.
+    gathers = False
+
+    @contextmanager
+    def together(self):
+        self.gathers = True
+        yield
+        self.gathers = False
 
     def add_on_connection_blocked_callback(self, callback):
         self.blocked = callback
@@ -64,6 +73,7 @@ class Desk:
         self.connection = None
 
     def _send(self, _channel, publication):
+        assert self.connection.gathers
         self.sent.append((publication.part.message_id, publication.part.part))
 
     def connect(self):
