@@ -82,8 +82,8 @@ class GlobalModel:
     def publish(self, state: State, epoch: int) -> tuple[TaskRef, list[Publication], int]:
         """Where the current version's task is, what is to be published for it, and bytes published here.
 
-        It is for the flight that carries the assignments. Since those must say where a large task begins, its
-        first part is published here. A task that is in the log already is neither.
+        A small task comes back as publications, for the flight that carries the assignments; a large one is
+        published here, since assignments must say where it begins. One that is in the log already is neither.
         """
         if self._task is not None and self._task.digest == state.digest:
             return self._task, [], 0
@@ -94,14 +94,14 @@ class GlobalModel:
         ).to_header()
         parts = codec.split(RoundTask.KIND, header, weights.payload)
         publications = [Publication(self._topology.rounds, RoundTask.KIND, part) for part in parts]
-        nbytes, sent = parts[0].nbytes, 0
+        nbytes = parts[0].nbytes
         if self._unlocated + nbytes > LOCATE_BYTES or len(parts) > 2:
-            self._hint = self._broker.publish(publications[:1], locate=True)
-            self._unlocated, publications, sent = 0, publications[1:], len(parts[0].body)
+            self._hint = self._broker.publish(publications, locate=True)
+            self._unlocated, publications = 0, []
         else:
             self._unlocated += nbytes
         self._task = TaskRef(state.digest, parts[0].message_id, len(parts), nbytes, self._hint)
-        return self._task, publications, sent
+        return self._task, publications, 0 if publications else nbytes
 
     def look_for_task(self) -> None:
         """Has the version's task published again if the log doesn't hold it: the broker may have lost it."""
@@ -183,9 +183,7 @@ class GlobalModel:
         parts = codec.split(CHECKPOINT, header, slots.payload)
         publications = [Publication(self._topology.checkpoints, CHECKPOINT, part) for part in parts]
         self._parent_checkpoint = self._checkpoint
-        # The rest is not read back.
-        self._checkpoint = self._broker.publish(publications[:1], locate=True)
-        self._broker.publish(publications[1:])
+        self._checkpoint = self._broker.publish(publications, locate=True)
 
     # --- finding again
 

@@ -20,6 +20,7 @@ from shared.errors import (
     RefusedError,
     WarrenError,
 )
+from shared.weights import Buffer
 
 Callback = Callable[..., None]
 
@@ -62,7 +63,7 @@ class Channel(Protocol):
     def basic_publish(
         self, exchange: str, routing_key: str, body: bytes, properties: Any, mandatory: bool
     ) -> None: ...
-    def _send_method(self, method: Any, content: tuple[Any, bytes | memoryview]) -> None: ...
+    def _send_method(self, method: Any, content: tuple[Any, Buffer]) -> None: ...
     def basic_qos(self, *, prefetch_count: int, callback: Callback | None = None) -> None: ...
     def basic_consume(
         self,
@@ -91,7 +92,7 @@ class Channel(Protocol):
 
 class Connection(Protocol):
     """A connection; `abort` ends it at once, without the broker's consent. What is sent in `together` goes
-    out when that ends, at once and in one go."""
+    out when that ends, at once and as if in one piece."""
 
     @property
     def is_open(self) -> bool: ...
@@ -103,7 +104,7 @@ class Connection(Protocol):
     def add_on_connection_unblocked_callback(self, callback: Callback) -> None: ...
 
 
-def part_of(properties: Any, body: bytes, offset: int = -1) -> Part:
+def part_of(properties: Any, body: bytes | memoryview, offset: int = -1) -> Part:
     """A part as it came. What its headers don't say, or say in other types, is filled in for a reader's
     own check to judge.
     """

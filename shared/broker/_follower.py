@@ -109,7 +109,7 @@ class Follower(Reader):
             self._channel, tell = None, self._lost
             tell(text)
 
-    def _take(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+    def _take(self, channel: Channel, method: Any, properties: Any, body: bytes | memoryview) -> None:
         offset = number(headers_of(properties), "x-stream-offset", -1)
         if self._checking is channel and not self._is_still_there(offset, properties.message_id):
             self._on_lost()

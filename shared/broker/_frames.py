@@ -7,7 +7,7 @@ method frame, a header frame, which tells the body's size, and the body in as ma
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ class Body:
     """All of a message's body."""
 
     channel: int
-    data: Buffer
+    data: bytes | memoryview
 
 
 class _Coming:
@@ -48,7 +48,7 @@ class _Coming:
         self._filled = 0
         self._room: memoryview | None = None
 
-    def add(self, piece: memoryview) -> Buffer | None:
+    def add(self, piece: memoryview) -> bytes | memoryview | None:
         """Takes what comes next; returns the body when that was the last of it."""
         if self._room is None:
             if len(piece) == self.missing:
@@ -74,6 +74,23 @@ def framed(head: bytes, channel: int, body: Buffer, step: int) -> list[Buffer]:
             pieces += [before, piece]
             before = _END
     return [*pieces, before]
+
+
+def joined(buffers: Iterable[Buffer]) -> Iterator[Buffer]:
+    """The same bytes in fewer buffers: small neighbours are copied together."""
+    small: list[Buffer] = []
+    nbytes = 0
+    for each in buffers:
+        if small and nbytes + len(each) > COPIED_BYTES:
+            yield b"".join(small)
+            small, nbytes = [], 0
+        if len(each) > COPIED_BYTES:
+            yield each
+        else:
+            small.append(each)
+            nbytes += len(each)
+    if small:
+        yield b"".join(small)
 
 
 class Unframer:

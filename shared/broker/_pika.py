@@ -24,7 +24,7 @@ from pika.adapters.utils.io_services_utils import (  # type: ignore[import-untyp
 from pika.channel import ContentFrameAssembler  # type: ignore[import-untyped]
 
 from shared.broker._amqp import Channel, Connection, Loop, why_not, words_of
-from shared.broker._frames import HEADER, Body, Unframer, framed
+from shared.broker._frames import HEADER, Body, Unframer, framed, joined
 from shared.broker._link import Door
 from shared.broker.port import Publication
 from shared.errors import ConfigError, WarrenError
@@ -140,7 +140,7 @@ class _Connection(pika.SelectConnection):  # type: ignore[misc]
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is sent in the context goes out at its end: at once, and in one go."""
+        """What is sent in the context goes out at its end, at once and as if in one piece."""
         self._depth += 1
         try:
             yield
@@ -161,10 +161,14 @@ class _Connection(pika.SelectConnection):  # type: ignore[misc]
         self._output_marshaled_frames(framed(head, channel_number, body, self._body_max_length))
 
     def _on_data_available(self, data: bytes) -> None:
-        """As pika's, but for copies of bodies, which are one frame each."""
+        """As pika's, but for copies of bodies, which are one frame each, and for frames that come behind the
+        reason to break the connection off, which are passed over.
+        """
         self.bytes_received += len(data)
         with self.together():
             for each in self._unframer.feed(data):
+                if not self._lives():
+                    return
                 if isinstance(each, Body):
                     self._process_frame(pika.frame.Body(each.channel, each.data))
                 else:
@@ -179,13 +183,20 @@ class _Connection(pika.SelectConnection):  # type: ignore[misc]
     def _emit(self) -> None:
         waiting, self._waiting = self._waiting, deque()
         transport = self._transport
-        plain = isinstance(transport, _AsyncPlaintextTransport)
-        if self.is_open and plain and not transport.get_write_buffer_size():
+        if not isinstance(transport, _AsyncPlaintextTransport):
+            waiting = deque(joined(waiting))
+        elif self._lives() and not transport.get_write_buffer_size():
             # If it is full or broken, pika sees to that, which is to send the rest.
             with suppress(OSError):
-                _strike_out(waiting, transport._sock.sendmsg(islice(waiting, GATHERED)))
+                while waiting:
+                    _strike_out(waiting, transport._sock.sendmsg(islice(waiting, GATHERED)))
         for each in waiting:
             super()._adapter_emit_data(each)
+
+    def _lives(self) -> bool:
+        """Whether it was not broken off, of which pika tells only later."""
+        transport = self._transport
+        return transport is not None and bool(transport._state == transport._STATE_ACTIVE)
 
 
 def _decoded(frame: bytes) -> Any:
@@ -229,8 +240,9 @@ def _consume(transport: Any) -> None:
 
 
 def _finish(assembler: Any) -> tuple[Any, Any, Any]:
-    """As pika's, but for a copy: here a body comes whole."""
-    body = assembler._body_fragments[0] if assembler._body_fragments else b""
+    """As pika's, but for a copy of what comes in one piece, as all bodies do here."""
+    fragments = assembler._body_fragments
+    body = fragments[0] if len(fragments) == 1 else b"".join(fragments)
     content = assembler._method_frame, assembler._header_frame, body
     assembler._reset()
     return content

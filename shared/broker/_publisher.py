@@ -142,7 +142,7 @@ class Publisher:
         job.done.set_result(None)
         self._go_on()
 
-    def _on_return(self, _channel: Channel, method: Any, properties: Any, _body: bytes) -> None:
+    def _on_return(self, _channel: Channel, method: Any, properties: Any, _body: bytes | memoryview) -> None:
         where = method.exchange, method.routing_key
         part = properties.message_id, number(headers_of(properties), "part", 0)
         for index, each in enumerate(self._jobs[0].publications if self._jobs else ()):

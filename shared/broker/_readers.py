@@ -151,7 +151,7 @@ class Reader(ABC):
             self._waiting = False
         self._start()
 
-    def _on_message(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+    def _on_message(self, channel: Channel, method: Any, properties: Any, body: bytes | memoryview) -> None:
         if self._gone is not None or channel is not self._channel:
             return
         self._take(channel, method, properties, body)
@@ -230,7 +230,7 @@ class Reader(ABC):
         """The arguments of its `basic.consume`."""
 
     @abstractmethod
-    def _take(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+    def _take(self, channel: Channel, method: Any, properties: Any, body: bytes | memoryview) -> None:
         """Something came: hands it out, now or later."""
 
     @abstractmethod
@@ -244,7 +244,7 @@ class Consumer(Reader):
     def _arguments(self) -> dict[str, object]:
         return {"x-priority": 0}  # the default; streams refuse it, and are not to be consumed
 
-    def _take(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
+    def _take(self, channel: Channel, method: Any, properties: Any, body: bytes | memoryview) -> None:
         settle = Settle(self._link, channel, method.delivery_tag, lambda: None)
         count = number(headers_of(properties), "x-delivery-count", int(method.redelivered))
         self._hand_out(Delivery(part_of(properties, body), settle.ack, settle.give_back, count))

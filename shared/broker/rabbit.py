@@ -168,10 +168,12 @@ class RabbitBroker:
         found: Future[int] = Future()
 
         def sink(delivery: Delivery) -> None:
-            if (delivery.part.message_id, delivery.part.part) != wanted:
-                delivery.ack()
-            elif not found.done():
+            if found.done():
+                return  # and not acked, so that a large message isn't read back whole
+            if (delivery.part.message_id, delivery.part.part) == wanted:
                 found.set_result(delivery.part.offset)
+            else:
+                delivery.ack()
 
         def seen() -> int:
             try:

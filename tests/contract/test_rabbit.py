@@ -398,6 +398,19 @@ class TestConfirms:
         parts = _read(broker, topology.rounds_log, 5 + 18)
         assert {part.part for part in parts[5:]} == set(range(18))
 
+    def test_where_a_large_message_begins_is_learnt_without_reading_it_back(
+        self, connect: Connect, detour: str, forwarder: Forwarder, broker: RabbitBroker, topology: Topology
+    ) -> None:
+        message = _large(topology, 25, 4 << 20)
+        came: SimpleQueue[Delivery] = SimpleQueue()
+        broker.follow(topology.rounds_log, FIRST, came.put)
+        offset = connect(url=detour).publish(message, locate=True)
+        first = came.get(timeout=SOON_S).part
+        assert (first.message_id, first.part) == (message[0].part.message_id, 0)
+        assert offset <= first.offset
+        # A broker sends in one go what was published in one, which is a window at the most.
+        assert forwarder.passed["down"] < 3 * _jobs.WINDOW_BYTES
+
     def test_more_than_a_window(self, broker: RabbitBroker, topology: Topology) -> None:
         sent = _large(topology, 17, 2560 * KIB)
         assert sum(len(each.part.body) for each in sent) > _jobs.WINDOW_BYTES

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from shared.broker._frames import COPIED_BYTES, Body, FramingError, Unframer, framed
+from shared.broker._frames import COPIED_BYTES, Body, FramingError, Unframer, framed, joined
 
 METHOD = struct.pack(">BHL", 1, 7, 4) + b"push" + b"\xce"
 HEARTBEAT = struct.pack(">BHL", 8, 0, 0) + b"\xce"
@@ -94,3 +94,15 @@ def test_a_large_body_is_not_copied() -> None:
     assert sum(isinstance(piece, memoryview) and piece.obj is data for piece in pieces) == 1
     data[0] = 1
     assert b"".join(pieces)[len(b"head") + 7] == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_joined_buffers_are_the_same_bytes_and_no_two_neighbours_would_fit_together(seed: int) -> None:
+    rng = random.Random(seed)
+    most = rng.choice([10, COPIED_BYTES, 2 * COPIED_BYTES])
+    buffers = [memoryview(rng.randbytes(rng.randrange(1, most))) for _ in range(rng.randrange(60))]
+    made = list(joined(buffers))
+    assert b"".join(made) == b"".join(buffers)
+    assert all(len(one) + len(other) > COPIED_BYTES for one, other in pairwise(made))
+    large = [each for each in buffers if len(each) > COPIED_BYTES]
+    assert [each for each in made if len(each) > COPIED_BYTES] == large

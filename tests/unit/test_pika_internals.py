@@ -13,7 +13,7 @@ from pika import BasicProperties, SelectConnection, spec
 from pika.adapters.utils.io_services_utils import _AsyncPlaintextTransport, _AsyncTransportBase
 from pika.channel import Channel, ContentFrameAssembler
 from pika.connection import Connection
-from pika.frame import Body, Header, Method
+from pika.frame import Body, Header, Heartbeat, Method
 
 from shared.broker import _pika
 from shared.broker._frames import Unframer
@@ -24,6 +24,8 @@ def _connection() -> Any:
     """One that was never dialled."""
     connection = _pika._Connection.__new__(_pika._Connection)
     connection._unframer, connection._depth, connection._waiting = Unframer(), 0, deque()
+    connection._transport = SimpleNamespace(_state=1, _STATE_ACTIVE=1)
+    connection.bytes_received = 0
     return connection
 
 
@@ -89,7 +91,6 @@ def test_what_comes_is_what_pika_would_make_of_it(size: int) -> None:
     frames += [Body(3, content[1][start : start + 1000]) for start in range(0, size, 1000)]
     sent = b"".join(frame.marshal() for frame in frames)
     connection = _connection()
-    connection.bytes_received = 0
     assembler, came = ContentFrameAssembler(), []
     connection._process_frame = lambda frame: came.append(assembler.process(frame))
     for start in range(0, len(sent), 700):
@@ -123,7 +124,10 @@ def test_what_waits_is_sent_by_what_we_override() -> None:
 class Sent:
     """A transport with a socket that takes `room` bytes at a time; None: it is full."""
 
+    _STATE_ACTIVE = 1
+
     def __init__(self, room: int | None, waiting: int = 0) -> None:
+        self._state = self._STATE_ACTIVE
         self.at_once, self.later = bytearray(), bytearray()
         self._room, self._nbytes = room, waiting
         self._sock = self
@@ -132,11 +136,15 @@ class Sent:
         if self._room is None:
             raise BlockingIOError
         some = b"".join(buffers)[: self._room]
+        self._room -= len(some)
+        if not some:
+            raise BlockingIOError
         self.at_once += some
         return len(some)
 
     def write(self, data: Buffer) -> None:
-        self.later += data
+        if self._state == self._STATE_ACTIVE:
+            self.later += data
 
     def get_write_buffer_size(self) -> int:
         return self._nbytes
@@ -149,7 +157,7 @@ def test_what_is_sent_together_goes_out_once_and_in_order(
 ) -> None:
     monkeypatch.setattr(_pika, "_AsyncPlaintextTransport", Sent)
     connection, transport = _connection(), Sent(room, waiting)
-    connection._transport, connection.connection_state = transport, SelectConnection.CONNECTION_OPEN
+    connection._transport = transport
     with connection.together():
         with connection.together():
             connection._adapter_emit_data(b"abc")
@@ -162,12 +170,45 @@ def test_what_is_sent_together_goes_out_once_and_in_order(
     assert transport.later.endswith(b"k")
 
 
-def test_what_is_sent_before_the_line_is_open_is_sent_by_pika() -> None:
+def test_over_tls_pika_sends_and_what_is_small_goes_together() -> None:
+    connection, writes = _connection(), []
+    connection._transport = SimpleNamespace(_state=1, _STATE_ACTIVE=1, write=writes.append)
+    with connection.together():
+        for _ in range(100):
+            connection._adapter_emit_data(bytes(100))
+        connection._adapter_emit_data(memoryview(bytes(50_000)))
+    assert [len(each) for each in writes] == [10_000, 50_000]
+
+
+def test_what_was_to_go_out_when_the_line_is_broken_off_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pika, "_AsyncPlaintextTransport", Sent)
     connection, transport = _connection(), Sent(100)
-    connection._transport, connection.connection_state = transport, SelectConnection.CONNECTION_START
+    connection._transport = transport
     with connection.together():
         connection._adapter_emit_data(b"abc")
-    assert (bytes(transport.at_once), bytes(transport.later)) == (b"", b"abc")
+        transport._state = 0  # what pika does at once; all else comes later
+    assert not transport.at_once + transport.later
+
+
+def test_frames_behind_the_reason_to_break_off_are_passed_over() -> None:
+    connection, came = _connection(), []
+
+    def take(frame: Any) -> None:
+        came.append(frame)
+        connection._transport._state = 0
+
+    connection._process_frame = take
+    connection._on_data_available(Heartbeat().marshal() * 3)
+    assert len(came) == 1
+
+
+def test_other_users_of_pika_get_their_bodies_whole() -> None:
+    assembler = ContentFrameAssembler()
+    assembler.process(Method(3, spec.Basic.Deliver("tag", 1, False, "e", "k")))
+    assembler.process(Header(3, 5, BasicProperties()))
+    assembler.process(Body(3, b"abc"))
+    _, _, body = assembler.process(Body(3, b"de"))
+    assert body == b"abcde"
 
 
 @pytest.mark.parametrize("room", [1, 3, 7, 100])
