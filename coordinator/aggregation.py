@@ -83,7 +83,7 @@ def finite(layout: Layout, payload: Buffer) -> str | None:
     Raises:
         MessageError: the payload's length is not the layout's, or the layout's models can't be averaged.
     """
-    return _first_misfit(layout, payload, lambda values, fits: np.isfinite(values, out=fits))
+    return _first_beyond(layout, payload, lambda dtype: np.finfo(dtype).max)
 
 
 def moderate(layout: Layout, payload: Buffer) -> str | None:
@@ -95,27 +95,21 @@ def moderate(layout: Layout, payload: Buffer) -> str | None:
     Raises:
         MessageError: as `finite`.
     """
-
-    def fit(values: Array, fits: Array) -> Array:
-        limit = np.sqrt(np.finfo(values.dtype).max)
-        low: Array = np.greater_equal(values, -limit, out=fits)
-        low &= values <= limit
-        return low
-
-    return _first_misfit(layout, payload, fit)
+    return _first_beyond(layout, payload, lambda dtype: np.sqrt(np.finfo(dtype).max))
 
 
-def _first_misfit(layout: Layout, payload: Buffer, fit: Callable[[Array, Array], Array]) -> str | None:
-    """The tensor of the first float value that does not fit, block by block."""
+def _first_beyond(layout: Layout, payload: Buffer, limit_of: Callable[[np.dtype[Any]], Any]) -> str | None:
+    """The tensor of the first float value that is none, or larger than its dtype's limit; block by block."""
     _check_length(layout, payload, "the payload")
-    room = np.empty(BLOCK, bool)
     for block in blocks_of(layout):
         if block.dtype.kind != "f":
             continue
         values = items(payload, block.dtype)[block.start : block.stop]
-        fits = fit(values, room[: values.size])
-        if not fits.all():
-            return tensor_at(layout, (block.start + int(fits.argmin())) * block.dtype.itemsize)
+        limit = limit_of(block.dtype)
+        # Both are NaN if any value is, and that is within no limits.
+        if not (-limit <= values.min() and values.max() <= limit):
+            first = int((np.abs(values) <= limit).argmin())
+            return tensor_at(layout, (block.start + first) * block.dtype.itemsize)
     return None
 
 
