@@ -5,6 +5,7 @@ What a command needs is imported when it runs, so that help comes at once.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -161,6 +162,8 @@ def _lead(
             try:
                 if workers is not None:
                     workers.start()
+                # What was made until now stays: no collection needs to look through it again.
+                gc.freeze()
                 code = coordinator.run()
             except UnreachableError:
                 if not stop.is_set():

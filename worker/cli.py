@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -77,6 +78,8 @@ def work(
     signal.signal(signal.SIGINT, stop)
     if end_with_stdin:
         threading.Thread(target=_when_stdin_closes, args=(stop,), daemon=True).start()
+    # What was made until now stays: no collection needs to look through it again.
+    gc.freeze()
     try:
         worker.run()
     finally:
