@@ -23,7 +23,7 @@ PARAMETERS = (1_000, 1_000_000, 25_000_000)
 #: Rounds in a turn and at most so many turns, by parameters.
 TURNS = {1_000: (5, 12), 1_000_000: (2, 8), 25_000_000: (1, 6)}
 #: A shape's turns end after so many seconds, but not before the second one.
-BUDGET_S = 30.0
+BUDGET_S = 60.0
 #: No shape is begun after so many seconds.
 SECTION_BUDGET_S = 480.0
 #: How many models a process may hold at one time.
