@@ -52,8 +52,9 @@ QUICK = 1 / 2
 
 def main() -> int:
     options = _options()
-    # A polite kill leaves nothing behind either.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Neither Ctrl-C nor a polite kill leaves anything behind, or a traceback.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     began = time.monotonic()
     busy = machine.load()
     try:
